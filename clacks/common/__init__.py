@@ -1,0 +1,1 @@
+"""What agents and clients share: errors, events, schemas, and the client library."""
