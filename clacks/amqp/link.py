@@ -1,0 +1,404 @@
+"""Links (AMQP 1.0 part 2.6): credit, deliveries and their settlement, behind handles.
+
+A delivery is known outside by its number on its link. proton reuses the addresses of deliveries, so a number that is not in the link's
+table any more is answered with False, never looked up in the engine. All methods belong to the thread of the connection's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .engine import (
+    NULL,
+    SCRATCH_SIZE,
+    c_text,
+    ffi,
+    lib,
+    read_map,
+    read_outcome,
+    read_terminus,
+    scratch,
+    text,
+    write_condition,
+    write_map,
+    write_outcome,
+    write_terminus,
+)  # fmt: skip
+from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome
+from .terminus import Terminus
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+# Output that waits in the engine for one session, in bytes, before its senders count as blocked: enough to fill a socket's buffer,
+# little enough that a peer which grants endless credit and reads nothing costs no more than this.
+OUTPUT_LIMIT: Final = 256 * 1024
+
+_recv, _advance, _settled, _settle = lib.pn_link_recv, lib.pn_link_advance, lib.pn_delivery_settled, lib.pn_delivery_settle
+_delivery, _send, _unpack = lib.pn_delivery, lib.pn_link_send, ffi.unpack
+
+
+class LinkHandler(Protocol):
+    """What a link tells the one who uses it."""
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        """A delivery is complete. Unless `settled`, it has to be settled by its number."""
+
+    def credit(self, link: Sender) -> None:
+        """`link.sendable` may have become true."""
+
+    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
+        """The peer has settled a delivery, or told its outcome, after which it is settled."""
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        """The link is gone, by the peer (`closed`: for good) or with its connection. Not called for one's own `close`."""
+
+
+class Link:
+    """What senders and receivers share."""
+
+    def __init__(self, connection: Connection, pointer: Any) -> None:
+        self.connection = connection
+        self.name = text(lib.pn_link_name(pointer)) or ""
+        self.handler: LinkHandler | None = None
+        self.attached: asyncio.Future[None] | None = None  # set on links of our own: resolves when the peer has attached too
+        self.alive = True
+        self._pointer = pointer
+
+    # --- what the peer asked for; read before the attach is answered ---
+
+    @property
+    def remote_source(self) -> Terminus | None:
+        """Raises CodecError if the peer sent nonsense, LinkGone if the link is closed."""
+        return read_terminus(lib.pn_link_remote_source(self._living()))
+
+    @property
+    def remote_target(self) -> Terminus | None:
+        return read_terminus(lib.pn_link_remote_target(self._living()))
+
+    @property
+    def remote_properties(self) -> dict[str, Any]:
+        return read_map(lib.pn_link_remote_properties(self._living()))
+
+    @property
+    def wants_settled(self) -> bool:
+        """The peer asked for pre-settled deliveries (snd-settle-mode 1, 2.8.2)."""
+        return bool(lib.pn_link_remote_snd_settle_mode(self._living()) == lib.PN_SND_SETTLED)
+
+    def accept(self, source: Terminus | None, target: Terminus | None, *, properties: dict[str, Any] | None = None) -> None:
+        """Answer the attach (2.6.3) with what is in force."""
+        pointer = self._living()
+        write_terminus(lib.pn_link_source(pointer), lib.PN_SOURCE, source)
+        write_terminus(lib.pn_link_target(pointer), lib.PN_TARGET, target)
+        lib.pn_link_set_snd_settle_mode(pointer, lib.pn_link_remote_snd_settle_mode(pointer))
+        lib.pn_link_set_rcv_settle_mode(pointer, lib.pn_link_remote_rcv_settle_mode(pointer))
+        write_map(lib.pn_link_properties(pointer), properties or {})
+        self._open()
+
+    def refuse(self, condition: Condition) -> None:
+        """Answer the attach with a null terminus and detach with an error, as 2.6.3 asks for."""
+        self._open()
+        self.close(condition)
+
+    def close(self, condition: Condition | None = None, *, closed: bool = True) -> None:
+        """Detach, for good if `closed`. Nothing is sent or told on this link afterwards."""
+        if not self.alive:
+            return
+        pointer = self._pointer
+        write_condition(lib.pn_link_condition(pointer), condition)
+        if closed:
+            lib.pn_link_close(pointer)
+        else:
+            lib.pn_link_detach(pointer)
+        self._end()
+        self.connection.touch()
+
+    # --- called by the connection ---
+
+    def on_remote_open(self) -> None:
+        if self.attached is not None and not self.attached.done() and self._accepted_by_peer():
+            self.attached.set_result(None)
+
+    def on_remote_end(self, condition: Condition | None, *, closed: bool) -> None:
+        """The peer detached, or the connection went."""
+        if not self.alive:
+            return
+        self._end(condition)
+        if self.handler is not None:
+            self.handler.detached(self, condition, closed=closed)
+
+    def release(self) -> None:
+        """Free the engine's link: both sides have detached, or the connection is gone."""
+        pointer, self._pointer = self._pointer, NULL
+        if pointer:
+            lib.pn_link_free(pointer)
+
+    def _accepted_by_peer(self) -> bool:
+        raise NotImplementedError
+
+    def _open(self) -> None:
+        lib.pn_link_set_max_message_size(self._living(), self.connection.options.max_message_size)
+        lib.pn_link_open(self._pointer)
+        self.connection.touch()
+
+    def _end(self, condition: Condition | None = None) -> None:
+        self.alive = False
+        if self.attached is not None and not self.attached.done():
+            self.attached.set_exception(AmqpError(condition or Condition("amqp:internal-error", "the peer gave no reason")))
+
+    def _living(self) -> Any:
+        if not self.alive:
+            raise LinkGone(self.name)
+        return self._pointer
+
+
+class Sender(Link):
+    """A link that we send on."""
+
+    def __init__(self, connection: Connection, pointer: Any) -> None:
+        super().__init__(connection, pointer)
+        self._numbers = 0
+        self._unsettled: dict[int, Any] = {}
+        self._session = lib.pn_link_session(pointer)
+
+    @property
+    def credit(self) -> int:
+        """Deliveries that the peer will take (2.6.7)."""
+        return int(lib.pn_link_credit(self._pointer)) if self.alive else 0
+
+    @property
+    def sendable(self) -> bool:
+        """There is credit, and the way to the peer is not stuffed. `handler.credit` tells when this may have become true."""
+        if not self.alive or lib.pn_link_credit(self._pointer) <= 0:
+            return False
+        connection = self.connection
+        if connection.paused or lib.pn_session_outgoing_bytes(self._session) > OUTPUT_LIMIT:
+            connection.blocked.add(self)
+            return False
+        return True
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries sent that the peer has not settled."""
+        return len(self._unsettled)
+
+    def send(self, encoded: bytes, *, settled: bool = False) -> int:
+        """Send an encoded message; answer its number on this link. Raises LinkGone."""
+        if not self.alive:
+            raise LinkGone(self.name)
+        pointer = self._pointer
+        self._numbers = number = self._numbers + 1
+        space = scratch
+        space.tag_view[:] = number.to_bytes(8, "big")
+        delivery = _delivery(pointer, space.tag[0])
+        _send(pointer, encoded, len(encoded))
+        _advance(pointer)
+        if settled:
+            _settle(delivery)
+        else:
+            self._unsettled[number] = delivery
+        connection = self.connection
+        if not connection.touched:
+            connection.touch()
+        return number
+
+    def drained(self) -> None:
+        """Nothing more to send: give the credit back if the peer asked to drain it (2.6.7)."""
+        if self.alive and lib.pn_link_get_drain(self._pointer):
+            lib.pn_link_drained(self._pointer)
+            self.connection.touch()
+
+    def on_delivery(self, delivery: Any) -> None:
+        if not lib.pn_delivery_updated(delivery):
+            return
+        tag = lib.pn_delivery_tag(delivery)
+        number = int.from_bytes(_unpack(tag.start, tag.size), "big")
+        if number not in self._unsettled:
+            return
+        outcome = read_outcome(delivery)
+        if outcome is None:
+            if not _settled(delivery):
+                return  # `received` (3.4.1) is no terminal state
+            outcome = ACCEPTED  # settled without a state: the source's default outcome, which we announce as accepted
+        del self._unsettled[number]
+        _settle(delivery)
+        if not self.connection.touched:
+            self.connection.touch()
+        if self.handler is not None:
+            self.handler.outcome(self, number, outcome)
+
+    def _accepted_by_peer(self) -> bool:
+        return self.remote_target is not None
+
+    def _end(self, condition: Condition | None = None) -> None:
+        super()._end(condition)
+        self._unsettled.clear()
+        self.connection.blocked.discard(self)
+
+
+class Receiver(Link):
+    """A link that we receive on. Credit is topped up to `window` whenever half of it is used; a window of 0 stops the peer."""
+
+    def __init__(self, connection: Connection, pointer: Any) -> None:
+        super().__init__(connection, pointer)
+        self._numbers = 0
+        self._unsettled: dict[int, Any] = {}
+        self._numbers_of: dict[Any, int] = {}
+        self._partial: bytearray | None = None
+        self._window = 0
+        self._credit = 0
+        self._max_size = connection.options.max_message_size
+        self._settles_first = True
+
+    @property
+    def window(self) -> int:
+        return self._window
+
+    @window.setter
+    def window(self, window: int) -> None:
+        self._window = window
+        if self.alive:
+            self._top_up()
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries received and not settled."""
+        return len(self._unsettled)
+
+    def settle(self, number: int, outcome: Outcome) -> bool:
+        """Tell the peer what became of a delivery. False if there is no such delivery (any more)."""
+        delivery = self._unsettled.get(number)
+        if delivery is None:
+            return False
+        write_outcome(delivery, outcome)
+        if self._settles_first:
+            self._forget(number, delivery)
+        connection = self.connection
+        if not connection.touched:
+            connection.touch()
+        return True
+
+    def on_delivery(self, delivery: Any) -> None:
+        if lib.pn_delivery_readable(delivery):
+            self._read(delivery)
+        elif lib.pn_delivery_updated(delivery) and _settled(delivery):
+            number = self._numbers_of.get(delivery)
+            if number is not None:
+                self._forget(number, delivery)
+                self.connection.touch()
+
+    def _read(self, delivery: Any) -> None:
+        pointer, buffer = self._pointer, scratch.buffer
+        size = _recv(pointer, buffer, SCRATCH_SIZE)
+        encoded: bytes = _unpack(buffer, size) if size > 0 else b""
+        partial = lib.pn_delivery_partial(delivery)
+        if partial or self._partial is not None or size == SCRATCH_SIZE:
+            whole = self._collect(delivery, encoded, size)
+            if whole is None or partial:
+                return
+            encoded = whole
+        elif self._max_size and size > self._max_size:
+            self._too_large(delivery)
+            return
+        self._partial = None
+        if lib.pn_delivery_aborted(delivery):
+            _settle(delivery)
+            self._used()
+            return
+        settled = bool(_settled(delivery))
+        _advance(pointer)
+        self._numbers = number = self._numbers + 1
+        if settled:
+            _settle(delivery)
+        else:
+            self._unsettled[number] = delivery
+            self._numbers_of[delivery] = number
+        self._used()
+        if self.handler is not None:
+            self.handler.message(self, number, encoded, settled)
+
+    def _collect(self, delivery: Any, first: bytes, size: int) -> bytes | None:
+        """Gather a delivery of several frames; None if it was refused for its size."""
+        if self._partial is None:
+            self._partial = bytearray()
+        whole = self._partial
+        whole += first
+        buffer = scratch.buffer
+        while size > 0 and not (self._max_size and len(whole) > self._max_size):
+            size = _recv(self._pointer, buffer, SCRATCH_SIZE)
+            if size > 0:
+                whole += _unpack(buffer, size)
+        if self._max_size and len(whole) > self._max_size:
+            self._too_large(delivery)
+            return None
+        return bytes(whole)
+
+    def _too_large(self, delivery: Any) -> None:
+        """Detach (2.6.3: message-size-exceeded). Once it is settled the engine drops what still comes of this delivery."""
+        self._partial = None
+        _settle(delivery)
+        self._end_with(Condition("amqp:link:message-size-exceeded", f"A message on this link may have {self._max_size} bytes. Send less."))
+
+    def _end_with(self, condition: Condition) -> None:
+        """Detach because of what the peer did, and say so to both sides."""
+        self.close(condition)
+        if self.handler is not None:
+            self.handler.detached(self, condition, closed=True)
+
+    def _used(self) -> None:
+        self._credit -= 1
+        if self._credit < 0:
+            self._end_with(Condition("amqp:link:transfer-limit-exceeded", "More was sent than this link has credit for."))
+        elif self._credit <= self._window // 2:
+            self._top_up()
+
+    def _top_up(self) -> None:
+        missing = self._window - self._credit
+        if missing > 0:
+            lib.pn_link_flow(self._pointer, missing)
+            self._credit += missing
+            if not self.connection.touched:
+                self.connection.touch()
+
+    def _forget(self, number: int, delivery: Any) -> None:
+        del self._unsettled[number]
+        del self._numbers_of[delivery]
+        _settle(delivery)
+
+    def _open(self) -> None:
+        super()._open()
+        self._settles_first = lib.pn_link_rcv_settle_mode(self._pointer) != lib.PN_RCV_SECOND
+
+    def _accepted_by_peer(self) -> bool:
+        return self.remote_source is not None
+
+    def _end(self, condition: Condition | None = None) -> None:
+        super()._end(condition)
+        self._unsettled.clear()
+        self._numbers_of.clear()
+        self._partial = None
+
+
+def open_link(
+    connection: Connection,
+    session: Any,
+    name: str,
+    source: Terminus,
+    target: Terminus,
+    *,
+    receives: bool,
+    settled: bool = False,
+    properties: dict[str, Any] | None = None,
+) -> Sender | Receiver:
+    """Attach a link of our own; `link.attached` resolves when the peer agrees."""
+    make = lib.pn_receiver if receives else lib.pn_sender
+    pointer = make(session, c_text(name))
+    link: Sender | Receiver = Receiver(connection, pointer) if receives else Sender(connection, pointer)
+    link.attached = connection.loop.create_future()
+    write_terminus(lib.pn_link_source(pointer), lib.PN_SOURCE, source)
+    write_terminus(lib.pn_link_target(pointer), lib.PN_TARGET, target)
+    lib.pn_link_set_snd_settle_mode(pointer, lib.PN_SND_SETTLED if settled else lib.PN_SND_MIXED)
+    write_map(lib.pn_link_properties(pointer), properties or {})
+    link._open()
+    return link
