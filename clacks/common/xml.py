@@ -102,6 +102,16 @@ _plain = re.compile(
 ).match
 
 
+def is_plain(body: bytes) -> bool:
+    """Whether `body` is parsed as it is: it begins with an element, maybe after a declaration, and its markup is ASCII."""
+    return _plain(body) is not None
+
+
+def readable(body: bytes) -> bytes:
+    """What the parser is given for `body`. Raises ClacksError as `ordinary` does."""
+    return body if is_plain(body) else ordinary(body)
+
+
 def new_parser(**options: Any) -> etree.XMLParser:
     """A parser that reads nothing but the bytes it is given."""
     return etree.XMLParser(
@@ -125,7 +135,7 @@ def shortened(text: str, length: int = QUOTED) -> str:
 
 
 def _too_much(found: object, what: str, limit: str, limits: Limits) -> ClacksError:
-    return ClacksError("xml-limit", found=found, what=what, limit=getattr(limits, limit), setting=f"limits.event_{limit}")
+    return ClacksError("xml-limit", found=found, what=what, limit=getattr(limits, limit), setting=f"limits.{limit}")
 
 
 class _Checks:
