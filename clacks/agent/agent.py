@@ -1,0 +1,188 @@
+"""The agent: puts the bus, the embedded broker, the commands and the listeners together, starts them, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .. import __version__
+from ..amqp import Condition, Listener, Options, serve
+from ..common.errors import ClacksError
+from ..common.schema import SchemaRegistry
+from ..xquery import FilterError
+from .broker.embedded import EmbeddedBroker
+from .broker.subscription import Subscription
+from .bus import Bus
+from .certificates import server_context
+from .command import CommandRegistry
+from .config import Config
+from .node import Node
+from .users import UserBook, read_users
+
+log = logging.getLogger("clacks.agent")
+
+# What an AMQP message may have beyond the event in it, in bytes: its sections, and a command's JSON, in which every quote takes two bytes.
+_ENVELOPE = 64 * 1024
+
+
+class Agent:
+    """One running agent. `start` returns when it serves; `run` when it was told to stop and has."""
+
+    def __init__(self, config: Config, users: UserBook | None = None) -> None:
+        """`users` instead of those of the users file. Raises ClacksError for what is wrong with the files. Needs a running loop."""
+        self.config = config
+        self.node_id = config.node_id
+        self.users = users or UserBook(read_users(config.users_file))
+        self.schemas = SchemaRegistry(config.schemas)
+        self.bus = Bus(self.schemas, config.limits, on_filter_error=self._filter_failed)
+        self.commands = CommandRegistry(config.node_id)
+        self.broker = EmbeddedBroker(config, self.bus, self.commands)
+        self.node = Node(config.node_id, self.broker.intake, self.commands, config.status_interval)
+        self.listeners: list[tuple[str, Listener]] = []
+        self._given_users = users is not None
+        self._stopping = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._started = time.monotonic()
+        self.commands.serve(self, self.broker.intake)
+
+    # --- life ---
+
+    async def start(self) -> list[str]:
+        """Listen; answer the URL of each listener. Raises ClacksError if an address cannot be had."""
+        config = self.config
+        for problem in self.schemas.problems:
+            log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
+        tls = None
+        if config.listen_tls:
+            names = tuple(place.rpartition(":")[0].strip("[]") for place in config.listen_tls)
+            tls = server_context(config.tls_certificate, config.tls_key, config.state_dir, names)
+        places = [(place, "amqp", None) for place in config.listen] + [(place, "amqps", tls) for place in config.listen_tls]
+        for place, scheme, context in places:
+            host, _, port = place.rpartition(":")
+            host = host.strip("[]")
+            try:
+                listener = await serve(host, int(port), self.broker, self.users, self._options(), context)
+            except OSError as error:
+                raise ClacksError(
+                    "config-invalid", source=place, reason=f"it cannot be listened on: {error.strerror or error}",
+                    hint="Is another agent running? Give another --listen or --listen-tls.",
+                ) from error  # fmt: skip
+            shown = f"[{host}]" if ":" in host else host
+            self.listeners.append((f"{scheme}://{shown}:{listener.address[1]}/{config.domain}", listener))
+        self.node.start()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return [url for url, _ in self.listeners]
+
+    def _options(self) -> Options:
+        return Options(
+            container_id=f"clacks-{self.node_id}",
+            max_message_size=2 * self.config.limits_event_size + _ENVELOPE,
+            idle_timeout=self.config.idle_timeout,
+            capabilities=("clacks-bus", "ANONYMOUS-RELAY"),
+            properties={"product": "clacks", "version": __version__, "node": self.node_id, "domain": self.config.domain},
+        )
+
+    async def run(self) -> None:
+        """Wait until `stop` is called, then drain and close."""
+        await self._stopping.wait()
+        await self.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Take no more events, let subscribers have what waits for them, close every connection."""
+        for _, listener in self.listeners:
+            listener.stop()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self.node.stop()
+        await self.broker.drain(self.config.drain_timeout)
+        goodbye = Condition("amqp:connection:forced", str(ClacksError("bus-stopping")))
+        await asyncio.gather(*(listener.close(goodbye) for _, listener in self.listeners))
+        self.broker.close()
+
+    def reload(self) -> None:
+        """Read the users again; schemas are watched anyway. What is broken keeps its last good version."""
+        if not self._given_users:
+            try:
+                self.users.users = read_users(self.config.users_file)
+                log.info("users read", extra={"count": len(self.users.users)})
+            except ClacksError as error:
+                log.error("users not read", extra={"reason": str(error)})
+        self._schemas_changed()
+
+    async def _watch(self) -> None:
+        from watchfiles import awatch
+
+        folders = [folder for folder in self.schemas.folders if folder.is_dir()]
+        async for _ in awatch(*folders, stop_event=self._stopping, recursive=True, step=50, debounce=400):
+            await asyncio.to_thread(self._schemas_changed)
+
+    def _schemas_changed(self) -> None:
+        report = self.schemas.reload()
+        for verb in ("added", "changed", "removed"):
+            for name in getattr(report, verb):
+                log.info(f"schema {verb}", extra={"event": name})
+        for problem in report.problems:
+            log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
+
+    def _filter_failed(self, key: Any, error: FilterError) -> None:
+        if isinstance(key, Subscription):
+            key.filter_errors += 1
+            log.debug("filter failed", extra={"user": key.user, "link": key.link.name, "reason": str(error)})
+
+    # --- command.Services ---
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        return {self.node_id: self.node.as_json()}
+
+    def events(self) -> list[dict[str, Any]]:
+        schemas = self.schemas.current
+        return [{"name": name, "documentation": schemas[name].documentation} for name in sorted(schemas)]
+
+    def schema(self, name: str) -> str:
+        return self.schemas.current.named(name).source
+
+    def status(self) -> dict[str, Any]:
+        broker = self.broker
+        return {
+            "node": self.node_id,
+            "domain": self.config.domain,
+            "version": __version__,
+            "uptime": round(time.monotonic() - self._started, 1),
+            **self.node.as_json(),
+            "listeners": [url for url, _ in self.listeners],
+            "connections": len(broker.connections),
+            "users": dict(Counter(connection.user for connection in broker.connections)),
+            "published": broker.intake.published,
+            "refused": broker.intake.refused,
+            "schemas": len(self.schemas.current),
+            "schema_problems": [str(problem) for problem in self.schemas.problems],
+            "subscriptions": _described(sorted(broker.subscriptions, key=lambda one: (one.user, one.link.name))),
+        }
+
+    def administers(self, user: str) -> bool:
+        return self.users.administers(user)
+
+
+def _described(subscriptions: Sequence[Subscription]) -> list[dict[str, Any]]:
+    return [
+        {
+            "user": one.user,
+            "link": one.link.name,
+            "address": one.address,
+            "filters": list(one.filters),
+            "delivered": one.delivered,
+            "waiting": one.waiting,
+            "dropped": one.dropped,
+            "expired": one.expired,
+            "unaccepted": one.unaccepted,
+            "filter_errors": one.filter_errors,
+        }
+        for one in subscriptions
+    ]

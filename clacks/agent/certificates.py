@@ -1,0 +1,188 @@
+"""The agent's certificate: the configured one, or one made on the spot by a CA of this user's own.
+
+The CA lives in the user's data folder, where clients of the same user find it and trust it for loopback names only (`common.trust`).
+Every agent of the user signs with it, whatever its state folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..common.errors import ClacksError
+from ..common.trust import CA_FILE, data_home
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+KEY_FILE: Final = "ca.key"
+# The CA of a workstation: as long as the machine. A server's certificate is made anew when the agent starts and it is older than a month.
+_CA_DAYS: Final = 3650
+_SERVER_DAYS: Final = 365
+_RENEW_SECONDS: Final = 30 * 86400
+
+LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def server_context(certificate: Path | None, key: Path | None, state_dir: Path, names: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """The TLS context of a listener: with the given certificate, or with one for this machine's loopback names and `names`.
+
+    Raises ClacksError config-invalid.
+    """
+    if certificate is None or key is None:
+        certificate = key = _own_certificate(state_dir, (*LOOPBACK_NAMES, *(name for name in names if name not in LOOPBACK_NAMES)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+        raise ClacksError("config-invalid", source=str(certificate), reason=reason, hint="Check tls.certificate and tls.key.") from error
+    return context
+
+
+def _own_certificate(state_dir: Path, names: tuple[str, ...]) -> Path:
+    """A PEM file with key and chain, made by the user's CA. It is used again while it is young and the CA is the same."""
+    folder = data_home()
+    try:
+        with _alone(folder):
+            ca = folder / CA_FILE
+            if not (ca.exists() and (folder / KEY_FILE).exists()):
+                _make_ca(folder)
+            path = state_dir / "agent.pem"
+            wanted = f"# {' '.join(names)}\n".encode()
+            young = path.exists() and (datetime.datetime.now().timestamp() - path.stat().st_mtime) < _RENEW_SECONDS
+            if not (young and path.read_bytes().startswith(wanted) and ca.read_bytes().strip() in path.read_bytes()):
+                state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _write(path, wanted + _make_server(folder, names))
+            return path
+    except OSError as error:
+        raise ClacksError(
+            "config-invalid",
+            source=str(error.filename or folder),
+            reason=error.strerror or str(error),
+            hint="Set tls.certificate and tls.key.",
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two agents of one user may start at once; one makes the CA."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole, and readable by the owner only from its first byte."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
+
+
+def _make_ca(folder: Path) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("Clacks local CA")
+    certificate = (
+        _builder(name, name, key.public_key(), _CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(key, _sha256())
+    )
+    _write(folder / KEY_FILE, _private(key))
+    _write(folder / CA_FILE, certificate.public_bytes(_pem()))
+
+
+def _make_server(folder: Path, names: tuple[str, ...]) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    ca_pem = (folder / CA_FILE).read_bytes()
+    ca = x509.load_pem_x509_certificate(ca_pem)
+    ca_key: Any = serialization.load_pem_private_key((folder / KEY_FILE).read_bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _builder(_name("Clacks agent"), ca.subject, key.public_key(), _SERVER_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, _sha256())
+    )
+    return _private(key) + certificate.public_bytes(_pem()) + ca_pem
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))  # clocks of one machine's containers differ
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _usage(**wanted: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    every = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign",
+        "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: wanted.get(name, False) for name in every})
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return key.private_bytes(_pem(), serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _pem() -> Any:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return Encoding.PEM
+
+
+def _sha256() -> Any:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return SHA256()

@@ -1,0 +1,202 @@
+"""Commands: what an agent can be asked to do, and who asks whom.
+
+`CommandRegistry` holds the methods marked with `@Command` and runs them by name. It knows nothing of AMQP: the broker hands it the
+authenticated user, the target, the method and its parameters, and sends the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
+
+from ..common.components.command import MARK, Command, Marked
+from ..common.errors import ClacksError
+from ..common.event import to_bytes
+from .bus import Incoming
+from .intake import Intake, Lane
+
+log = logging.getLogger("clacks.command")
+
+CORE: Final = "core"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One command: the bound method, its mark, and the parameters that a caller passes."""
+
+    call: Callable[..., Any]
+    mark: Marked
+    target: str
+    signature: inspect.Signature
+
+    @property
+    def parameters(self) -> list[str]:
+        return list(self.signature.parameters)
+
+
+class Services(Protocol):
+    """What the agent's own commands are made of."""
+
+    node_id: str
+
+    def nodes(self) -> dict[str, dict[str, Any]]: ...
+
+    def events(self) -> list[dict[str, Any]]: ...
+
+    def schema(self, name: str) -> str: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def administers(self, user: str) -> bool: ...
+
+    def stop(self) -> None: ...
+
+
+class CommandRegistry:
+    """The commands of one agent. Its own commands are marked methods of this class, like any plugin's of its class."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self._methods: dict[str, Method] = {}
+        self._services: Services | None = None
+        self._intake: Intake | None = None
+        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()
+        self.register(self)
+
+    def serve(self, services: Services, intake: Intake) -> None:
+        """Connect the built-in commands with the agent that runs them."""
+        self._services, self._intake = services, intake
+
+    def register(self, provider: object, target: str = CORE) -> None:
+        """Serve every method of `provider` that is marked with `@Command`. Raises ValueError for a name that is taken."""
+        for name, function in inspect.getmembers(type(provider), lambda member: hasattr(member, MARK)):
+            mark: Marked = getattr(function, MARK)
+            call = getattr(provider, name)
+            if name in self._methods:
+                raise ValueError(f"the command {name} is registered already, by {self._methods[name].call.__qualname__}")
+            given = mark.needs_user + mark.needs_queue
+            parameters = list(inspect.signature(call).parameters.values())[given:]
+            self._methods[name] = Method(call, mark, target, inspect.Signature(parameters))
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        return self._methods
+
+    def check(self, target: str, node: str) -> None:
+        """Raises ClacksError address-unknown unless this agent serves the target, and is the node (if one is named)."""
+        targets = {method.target for method in self._methods.values()}
+        if target not in targets:
+            raise ClacksError("address-unknown", address=target, hint=f"Commands are served from: {', '.join(sorted(targets))}.")
+        if node not in ("", self.node_id):
+            raise ClacksError(
+                "address-unknown", address=f"{target}.{node}", hint=f"This is the node {self.node_id}; `clacks call getNodes` lists all."
+            )
+
+    async def dispatch(self, user: str, target: str, name: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Run a command; `params` by position or by name. Raises ClacksError, whatever the command raised."""
+        method = self._methods.get(name)
+        if method is None or method.target != target:
+            close = get_close_matches(name, self._methods, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "`clacks call getMethods` lists them all."
+            raise ClacksError("command-unknown", method=name, hint=hint)
+        try:
+            bound = method.signature.bind(**params) if isinstance(params, Mapping) else method.signature.bind(*params)
+        except TypeError as error:
+            signature = ", ".join(str(one) for one in method.signature.parameters.values()) or "none"
+            raise ClacksError("command-arguments", method=name, reason=str(error), signature=signature) from error
+        given = ([user] if method.mark.needs_user else []) + ([target] if method.mark.needs_queue else [])
+        try:
+            result = method.call(*given, *bound.args, **bound.kwargs)
+            return await result if inspect.isawaitable(result) else result
+        except ClacksError:
+            raise
+        except Exception as error:
+            log.exception("command failed", extra={"method": name, "user": user})
+            raise ClacksError("command-failed", method=name, reason=f"{type(error).__name__}: {error}") from error
+
+    # --- the commands every agent serves ---
+
+    @Command(needs_queue=True)
+    def getMethods(self, target: str, queue: str | None = None, locale: str | None = None) -> dict[str, dict[str, Any]]:
+        """The commands served from a target (by default the one asked), by name."""
+        return {
+            name: {
+                "path": name,
+                "target": method.target,
+                "signature": method.parameters,
+                "type": str(method.mark.type),
+                "queueRequired": method.mark.needs_queue,
+                "doc": method.mark.documentation,
+            }
+            for name, method in sorted(self._methods.items())
+            if method.target == (queue or target)
+        }
+
+    @Command()
+    def getNodes(self) -> dict[str, dict[str, Any]]:
+        """The agents of the domain by node id, with load, latency (seconds) and workers."""
+        return self._agent.nodes()
+
+    @Command(needs_user=True)
+    def getSessionUser(self, user: str) -> str:
+        """The name you are authenticated by."""
+        return user
+
+    @Command(needs_user=True)
+    async def sendEvent(self, user: str, data: str) -> bool:
+        """Publish an event, given as XML; true when every matching subscription has it."""
+        if self._intake is None:
+            raise ClacksError("bus-stopping")
+        if not isinstance(data, str):
+            raise ClacksError("command-arguments", method="sendEvent", reason="data is not a string", signature="data")
+        lane = self._lanes.get(user)
+        if lane is None:
+            lane = self._lanes[user] = Lane()
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: ClacksError | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+
+        self._intake.submit(Incoming(to_bytes(data), user, origin="command sendEvent"), lane, done)
+        await answer
+        return True
+
+    @Command()
+    def getEvents(self) -> list[dict[str, Any]]:
+        """Every event that can be published, with its documentation and fields."""
+        return self._agent.events()
+
+    @Command()
+    def getSchema(self, name: str) -> str:
+        """The XML schema of an event."""
+        return self._agent.schema(name)
+
+    @Command()
+    def getStatus(self) -> dict[str, Any]:
+        """What this agent is doing: counters, subscriptions, connections."""
+        return self._agent.status()
+
+    @Command(needs_user=True)
+    def shutdown(self, user: str) -> bool:
+        """Stop this agent; for administrators."""
+        if not self._agent.administers(user):
+            raise ClacksError("not-permitted", user=user, action="call", what="shutdown")
+        self._agent.stop()
+        return True
+
+    @property
+    def _agent(self) -> Services:
+        if self._services is None:
+            raise ClacksError("bus-stopping")
+        return self._services

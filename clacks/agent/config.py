@@ -1,0 +1,272 @@
+"""Every setting of an agent, once: name, type, default, and what it is for. From it come the TOML file's form, the CLACKS_* variables,
+and docs/configuration.md.
+
+Precedence: flag, environment, file, default. The result is one frozen object that is passed on; nothing reads the environment later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from ..common.errors import ClacksError
+from ..common.xml import Limits
+
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def state_home() -> Path:
+    """Where an agent keeps its state if it is told nothing: systemd's StateDirectory, else the user's (XDG base directories)."""
+    given = os.environ.get("STATE_DIRECTORY")
+    return Path(given) if given else Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "clacks"
+
+
+def default_node_id() -> str:
+    import socket
+
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname())[:63].strip("-") or "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. `name` is the key in the file, with its table in front: limits.event_size is CLACKS_LIMITS_EVENT_SIZE."""
+
+    name: str
+    kind: Callable[[Any], Any]
+    default: Any
+    help: str
+    form: str = ""
+
+    @property
+    def variable(self) -> str:
+        return "CLACKS_" + self.name.upper().replace(".", "_")
+
+    @property
+    def attribute(self) -> str:
+        return self.name.replace(".", "_")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string is expected")
+    return value
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError(f"{what} is expected")
+        return value
+
+    return convert
+
+
+def _count(least: int, most: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        try:
+            number = int(value) if not isinstance(value, bool) else None
+        except (TypeError, ValueError):
+            number = None
+        if number is None or not least <= number <= most:
+            raise ValueError(f"a whole number from {least} to {most} is expected")
+        return number
+
+    return convert
+
+
+def _seconds(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number <= 86400:
+        raise ValueError("a number of seconds, above 0 and up to 86400, is expected")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    found = value if isinstance(value, bool) else known.get(str(value).lower())
+    if found is None:
+        raise ValueError("true or false is expected")
+    return found
+
+
+def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def convert_all(value: Any) -> tuple[Any, ...]:
+        items = value.split() if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError("a list is expected")
+        return tuple(convert(item) for item in items)
+
+    return convert_all
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(str(value) if isinstance(value, Path) else value)).expanduser()
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is expected")
+        return str(value)
+
+    return convert
+
+
+def _host_port(value: Any) -> str:
+    host, _, port = _text(value).rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("HOST:PORT is expected")
+    return str(value)
+
+
+_LIMITS: Final = Limits()
+
+SETTINGS: Final = (
+    Setting("domain", _matching(_DOMAIN, "a reverse DNS name"), "org.clacks", "The domain: every address begins with it.", "name"),
+    Setting(
+        "node_id",
+        _matching(_NODE_ID, "up to 63 letters, digits, - and _"),
+        None,
+        "This agent's name in the domain. Default: the host's name.",
+        "name",
+    ),
+    Setting(
+        "listen",
+        _list_of(_host_port),
+        ("localhost:5672",),
+        "Where to listen for plain AMQP. Passwords sent as PLAIN are taken from this machine only.",
+        "list of HOST:PORT",
+    ),
+    Setting("listen_tls", _list_of(_host_port), (), "Where to listen for AMQP over TLS.", "list of HOST:PORT"),
+    Setting("state_dir", _path, None, "Users and certificates. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/clacks.", "path"),
+    Setting("schemas", _list_of(_path), (), "Folders with event schemas, besides those installed with Clacks.", "list of paths"),
+    Setting("users_file", _path, None, "The users and their SCRAM verifiers. Default: users.toml in state_dir.", "path"),
+    Setting(
+        "tls.certificate",
+        _path,
+        None,
+        "The agent's certificate chain (PEM). Default: one made for this host, signed by a CA made here.",
+        "path",
+    ),
+    Setting("tls.key", _path, None, "The private key of tls.certificate (PEM).", "path"),
+    Setting("limits.event_size", _count(1024, 2**30), _LIMITS.size, "Bytes an event may have.", "bytes"),
+    Setting("limits.depth", _count(4, 250), _LIMITS.depth, "How deep an event's elements may nest.", "number"),
+    Setting("limits.elements", _count(10, 10**7), _LIMITS.elements, "Elements an event may have.", "number"),
+    Setting("limits.attributes", _count(4, 10**6), _LIMITS.attributes, "Attributes one element may have.", "number"),
+    Setting("limits.names", _count(10, 10**6), _LIMITS.names, "Different names of elements and attributes an event may have.", "number"),
+    Setting(
+        "queue.events",
+        _count(1, 10**7),
+        10_000,
+        "Events kept for a subscriber that reads slowly; beyond that the oldest are dropped and counted.",
+        "number",
+    ),
+    Setting("queue.bytes", _count(1024, 2**36), 64 * 2**20, "Bytes kept for a subscriber that reads slowly.", "bytes"),
+    Setting("idle_timeout", _seconds, 60.0, "Seconds of silence after which a connection is dropped.", "seconds"),
+    Setting("status_interval", _seconds, 30.0, "Seconds between two NodeStatus events.", "seconds"),
+    Setting("drain_timeout", _seconds, 10.0, "Seconds that a stopping agent gives its subscribers to take what waits for them.", "seconds"),
+    Setting("log.level", _one_of("debug", "info", "warning", "error"), "info", "The least level that is logged.", "level"),
+    Setting("log.format", _one_of("text", "json"), "text", "How a log line looks: key=value pairs, or one JSON object.", "text or json"),
+)
+_BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one agent; see `SETTINGS` for what each is."""
+
+    domain: str
+    node_id: str
+    listen: tuple[str, ...]
+    listen_tls: tuple[str, ...]
+    state_dir: Path
+    schemas: tuple[Path, ...]
+    users_file: Path
+    tls_certificate: Path | None
+    tls_key: Path | None
+    limits_event_size: int
+    limits_depth: int
+    limits_elements: int
+    limits_attributes: int
+    limits_names: int
+    queue_events: int
+    queue_bytes: int
+    idle_timeout: float
+    status_interval: float
+    drain_timeout: float
+    log_level: str
+    log_format: str
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.limits_event_size, self.limits_depth, self.limits_elements, self.limits_attributes, self.limits_names)
+
+
+def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration from flags (by setting name), the environment, the file and the defaults.
+
+    Raises ClacksError config-invalid with the place that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    chosen: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
+    if path is not None:
+        for name, value in _read(path).items():
+            chosen[name] = _convert(name, value, str(path))
+    for setting in SETTINGS:
+        if setting.variable in environ:
+            chosen[setting.name] = _convert(setting.name, environ[setting.variable], setting.variable)
+    for name, value in (flags or {}).items():
+        if value not in (None, ()):
+            chosen[name] = _convert(name, value, f"--{name.replace('_', '-')}")
+    chosen["node_id"] = chosen["node_id"] or default_node_id()
+    chosen["state_dir"] = chosen["state_dir"] or state_home()
+    chosen["users_file"] = chosen["users_file"] or chosen["state_dir"] / "users.toml"
+    if (chosen["tls.certificate"] is None) != (chosen["tls.key"] is None):
+        raise ClacksError(
+            "config-invalid", source=str(path or "CLACKS_TLS_*"), reason="one of tls.certificate and tls.key is missing", hint="Set both."
+        )
+    if not chosen["listen"] and not chosen["listen_tls"]:
+        raise ClacksError("config-invalid", source=str(path or "listen"), reason="nothing to listen on", hint="Set listen or listen_tls.")
+    return Config(**{_BY_NAME[name].attribute: value for name, value in chosen.items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's settings by their full names."""
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ClacksError("config-invalid", source=str(path), reason=error.strerror or str(error), hint="Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ClacksError("config-invalid", source=str(path), reason=f"not TOML: {error}", hint="Mend that line.") from error
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        flat.update(inner)
+    return flat
+
+
+def _convert(name: str, value: Any, source: str) -> Any:
+    setting = _BY_NAME.get(name)
+    if setting is None:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, _BY_NAME, n=1)
+        hint = f"Did you mean {close[0]}?" if close else "docs/configuration.md lists them all."
+        raise ClacksError("config-invalid", source=source, reason=f"there is no setting {name}", hint=hint)
+    try:
+        return setting.kind(value)
+    except ValueError as error:
+        raise ClacksError("config-invalid", source=source, reason=f"{name} is {value!r}, but {error}", hint=setting.help) from error
+
+
+assert {setting.attribute for setting in SETTINGS} == {item.name for item in fields(Config)}

@@ -1,0 +1,126 @@
+"""Between the doors and the bus: keeps what is slow off the loop, keeps one publisher's events in order, and sees a verdict through.
+
+A door calls `Intake.submit` with what came in and hears once what became of it. Nothing here decides anything: `Bus.publish` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+from ..common.errors import ClacksError
+from ..common.event import Event
+from .bus import Bus, Incoming, Refused, Routed
+
+log = logging.getLogger("clacks.bus")
+
+Done = Callable[[ClacksError | None], None]
+
+# Explanations waiting for the worker; beyond that an invalid event is refused with its short reason, so that a flood of nonsense
+# keeps its publisher waiting and nobody else.
+EXPLANATIONS: Final = 64
+
+
+class Driver(Protocol):
+    """Carries verdicts out: the embedded broker, or an adapter to an external one."""
+
+    def hand_over(self, incoming: Incoming, routed: Routed, done: Done) -> None:
+        """Hand the event to every subscription of the verdict, in order, and call `done` once when all have confirmed:
+        with None, or with the error that the publisher is to see (then none of them will deliver it)."""
+
+
+class Lane:
+    """One publisher's events, in their order."""
+
+    __slots__ = ("__weakref__", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Incoming, Done]] = deque()
+
+
+class Intake:
+    """The way of every event into the bus and out of it again."""
+
+    def __init__(self, bus: Bus, driver: Driver) -> None:
+        self._bus, self._driver = bus, driver
+        # Two: one long parse must not hold up every other publisher's large events; more would only fight for the two cores.
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="clacks-examine")
+        self._explaining = 0
+        self.published = 0
+        self.refused = 0
+
+    def submit(self, incoming: Incoming, lane: Lane, done: Done) -> None:
+        """Take one event. `done` is called exactly once, maybe before this returns: with None, or with the refusal."""
+        if lane.waiting or self._bus.needs_worker(incoming):
+            lane.waiting.append((incoming, done))
+            if len(lane.waiting) == 1:
+                self._next(lane)
+        else:
+            self._decide(incoming, None, done)
+
+    def refuse(self, error: ClacksError, user: str, origin: str, done: Done) -> None:
+        """What comes in is no event at all: count and log it, and tell its publisher."""
+        self.refused += 1
+        log.info("refused", extra={"code": error.code, "user": user, "origin": origin, "reason": str(error)})
+        done(error)
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self, lane: Lane) -> None:
+        incoming, _ = lane.waiting[0]
+        work = asyncio.get_running_loop().run_in_executor(self._workers, self._examine, incoming)
+        work.add_done_callback(lambda finished: self._examined(lane, finished))
+
+    def _examine(self, incoming: Incoming) -> Event | ClacksError:
+        try:
+            return self._bus.examine(incoming)
+        except ClacksError as error:
+            return error
+
+    def _examined(self, lane: Lane, finished: asyncio.Future[Event | ClacksError]) -> None:
+        incoming, done = lane.waiting[0]
+        if finished.cancelled():
+            examined: Event | ClacksError = ClacksError("bus-stopping")
+        else:
+            failure = finished.exception()
+            examined = _internal(failure) if failure is not None else finished.result()
+        try:
+            self._decide(incoming, examined, done)
+        finally:
+            lane.waiting.popleft()
+            while lane.waiting and not self._bus.needs_worker(lane.waiting[0][0]):
+                small, small_done = lane.waiting[0]
+                self._decide(small, None, small_done)
+                lane.waiting.popleft()
+            if lane.waiting:
+                self._next(lane)
+
+    def _decide(self, incoming: Incoming, examined: Event | ClacksError | None, done: Done) -> None:
+        try:
+            verdict = self._bus.publish(incoming, examined)
+        except Exception as error:
+            log.exception("publish failed", extra={"origin": incoming.origin, "user": incoming.user})
+            verdict = Refused(_internal(error))
+        if isinstance(verdict, Routed):
+            self.published += 1
+            self._driver.hand_over(incoming, verdict, done)
+        elif verdict.explainable and self._explaining < EXPLANATIONS:
+            self._explaining += 1
+            work = asyncio.get_running_loop().run_in_executor(self._workers, self._bus.explain, incoming)
+            work.add_done_callback(lambda finished: self._explained(incoming, verdict.error, finished, done))
+        else:
+            self.refuse(verdict.error, incoming.user, incoming.origin, done)
+
+    def _explained(self, incoming: Incoming, short: ClacksError, finished: asyncio.Future[ClacksError], done: Done) -> None:
+        self._explaining -= 1
+        failed: Any = finished.cancelled() or finished.exception()
+        self.refuse(short if failed else finished.result(), incoming.user, incoming.origin, done)
+
+
+def _internal(error: BaseException) -> ClacksError:
+    return ClacksError("internal", reason=f"{type(error).__name__}: {error}")

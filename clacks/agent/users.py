@@ -1,0 +1,151 @@
+"""Who may get in: the users file with SCRAM verifiers, no password in it.
+
+The file is TOML, one table a user:
+
+    [users.admin]
+    scram = "SCRAM-SHA-256$16384:SALT$STORED_KEY:SERVER_KEY"     # the form PostgreSQL uses (base64)
+    groups = ["admin"]
+
+It is written by `clacks user`, whole and at once, so an agent never reads half a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..amqp import ScramVerifier, make_verifier
+from ..common.errors import ClacksError
+
+# About 5 ms of PBKDF2 on both sides. RFC 7677 asks for 4,096 at least; more would be felt in every `sendEvent`.
+ITERATIONS: Final = 16384
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FORM: Final = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
+
+ADMINISTRATORS: Final = "admin"  # the group whose members may stop an agent
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One user: the name, what is kept instead of the password, and the groups."""
+
+    name: str
+    verifier: ScramVerifier
+    groups: frozenset[str] = frozenset()
+
+
+def make_user(name: str, password: str, groups: Sequence[str] = ()) -> User:
+    """A user with this password. Raises ClacksError for a name or a password that cannot be used."""
+    if not NAME.fullmatch(name):
+        raise _invalid(
+            name, "a user's name has up to 64 letters, digits and . _ @ -, and begins with a letter or a digit", "Choose another."
+        )
+    if not password:
+        raise _invalid(name, "the password is empty", "Choose one.")
+    try:
+        return User(name, make_verifier(password, ITERATIONS), frozenset(groups))
+    except ValueError as error:
+        raise _invalid(name, str(error), "Choose another password.") from error
+
+
+def read_users(path: Path) -> dict[str, User]:
+    """The users of a file; none if there is no file. Raises ClacksError config-invalid."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise _invalid(str(path), str(error), "Mend it, or restore it from a backup.") from error
+    tables = content.get("users", {})
+    if not isinstance(tables, dict):
+        raise _invalid(str(path), "users is not a table", "See docs/users.md for its form.")
+    return {name: _user(path, name, table) for name, table in tables.items()}
+
+
+def write_users(path: Path, users: Mapping[str, User]) -> None:
+    """Replace the file, keeping its comments. Raises ClacksError config-invalid if it cannot be written."""
+    import tomlkit
+
+    try:
+        document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+        tables: Any = document.setdefault("users", tomlkit.table(is_super_table=True))
+        for name in [name for name in tables if name not in users]:
+            del tables[name]
+        for name, user in users.items():
+            table = tables.setdefault(name, tomlkit.table())
+            table["scram"] = _form(user.verifier)
+            table["groups"] = sorted(user.groups)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
+            file.write(tomlkit.dumps(document))  # mkstemp makes it readable by its owner only
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except (OSError, ValueError) as error:
+        raise _invalid(str(path), str(error), "Check the folder and its permissions.") from error
+
+
+class UserBook:
+    """The users of a running agent: what the AMQP layer asks when somebody wants to come in (`amqp.Authenticator`)."""
+
+    def __init__(self, users: Mapping[str, User], *, anonymous: bool = False) -> None:
+        self.users = dict(users)
+        self._anonymous = anonymous
+        self._secret = secrets.token_bytes(32)
+
+    def mechanisms(self, *, secure: bool, loopback: bool) -> Sequence[str]:
+        """PLAIN only where nobody can listen."""
+        offered = ["SCRAM-SHA-256"]
+        if secure or loopback:
+            offered.append("PLAIN")
+        if self._anonymous:
+            offered.append("ANONYMOUS")
+        return offered
+
+    def verifier(self, user: str) -> ScramVerifier:
+        found = self.users.get(user)
+        if found is not None:
+            return found.verifier
+        # An unknown user gets a salt that depends on the name only, and keys that nothing hashes to.
+        salt = hmac.digest(self._secret, user.encode("utf-8", "replace"), "sha256")[:16]
+        return ScramVerifier(salt, secrets.token_bytes(32), secrets.token_bytes(32), ITERATIONS)
+
+    def admits(self, user: str) -> bool:
+        return user in self.users or (self._anonymous and user == "anonymous")
+
+    def administers(self, user: str) -> bool:
+        found = self.users.get(user)
+        return found is not None and ADMINISTRATORS in found.groups
+
+
+def _user(path: Path, name: str, table: Any) -> User:
+    scram = table.get("scram") if isinstance(table, dict) else None
+    match = _FORM.fullmatch(scram) if isinstance(scram, str) else None
+    groups = table.get("groups", []) if isinstance(table, dict) else []
+    if match is None or not NAME.fullmatch(name) or not isinstance(groups, list):
+        raise _invalid(str(path), f"the entry of {name} is not in order", f"Set it anew with `clacks user passwd {name}`.")
+    try:
+        salt, stored, server = (base64.b64decode(part, validate=True) for part in match.groups()[1:])
+    except ValueError as error:
+        raise _invalid(str(path), f"the entry of {name} is not base64", f"Set it anew with `clacks user passwd {name}`.") from error
+    return User(name, ScramVerifier(salt, stored, server, int(match[1])), frozenset(str(group) for group in groups))
+
+
+def _form(verifier: ScramVerifier) -> str:
+    salt, stored, server = (base64.b64encode(part).decode() for part in (verifier.salt, verifier.stored_key, verifier.server_key))
+    return f"SCRAM-SHA-256${verifier.iterations}:{salt}${stored}:{server}"
+
+
+def _invalid(source: str, reason: str, hint: str) -> ClacksError:
+    return ClacksError("config-invalid", source=source, reason=reason, hint=hint)

@@ -1,0 +1,145 @@
+"""Receiving events in a callback."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, Self
+
+from lxml import objectify
+
+from ...amqp import ACCEPTED, RELEASED, Modified
+from ..errors import ClacksError
+from .background import Background
+from .client import BusClient, Delivery, Dial, Subscription, dial
+from .url import DEFAULT_DOMAIN
+
+log = logging.getLogger("clacks.consumer")
+
+Callback = Callable[[objectify.ObjectifiedElement], Any]
+
+
+class AMQPEventConsumer:
+    """Calls `callback` with every event that `xquery` matches, until it is closed.
+
+    The callback gets the `<Event>` element as an lxml.objectify tree. It runs on one thread of this consumer, so it may block, and call a
+    proxy. What it raises is logged, the event is settled as modified (delivery failed), and the next one follows. A lost connection is
+    opened again and the filter put back; events published in between are not seen.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        domain: str = DEFAULT_DOMAIN,
+        xquery: str | None = None,
+        callback: Callback | None = None,
+        *,
+        event: str | None = None,
+        dial: Dial = dial,
+    ) -> None:
+        """When this returns the filter is in force. `event` narrows it to the events of one name. Raises ClacksError: unreachable,
+        not-authenticated, filter-invalid (with line and column), ..."""
+        self._background = Background.get()
+        self._worker = _Worker(callback)
+        self._client, self._subscription = self._background.run(self._attach(url, domain, xquery, event, dial))
+        self._background.clients.add(self._client)
+        self._worker.start(self._background, self._client, self._subscription)
+        # The threads know the worker and not this object, so `del consumer` closes it.
+        self._finalizer = weakref.finalize(self, self._worker.stop)
+
+    async def _attach(
+        self, url: str | Sequence[str], domain: str, xquery: str | None, event: str | None, dial: Dial
+    ) -> tuple[BusClient, Subscription]:
+        client = BusClient(url, domain, dial=dial)
+        subscription = Subscription(client, xquery, event, self._worker.queue.put)
+        try:
+            await subscription.attach()
+        except BaseException:
+            await client.close()
+            raise
+        return client, subscription
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the consumer has ended, or `timeout` seconds: True if it has. Raises ClacksError with what ended it, and after
+        `close` too, so that a loop around it ends."""
+        if not self._worker.ended.wait(timeout):
+            return False
+        if self._worker.error is not None:
+            raise self._worker.error
+        raise ClacksError("closed", what="consumer")
+
+    def close(self) -> None:
+        """Stop: the callback that runs is waited for (unless it is the one that closes), what was fetched ahead is given back."""
+        self._finalizer.detach()
+        self._worker.stop()
+        self._worker.wait()
+        self._background.run(self._client.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """The thread of the callback, and the task that keeps the subscription."""
+
+    def __init__(self, callback: Callback | None) -> None:
+        self.queue: SimpleQueue[Delivery | None] = SimpleQueue()
+        self.ended = threading.Event()
+        self.error: ClacksError | None = None
+        self._callback = callback
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="clacks-callback", daemon=True)
+
+    def start(self, background: Background, client: BusClient, subscription: Subscription) -> None:
+        self._background, self._client, self._subscription = background, client, subscription
+        background.loop.call_soon_threadsafe(self._keep)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        self._keeper = self._background.loop.create_task(self._kept())
+
+    async def _kept(self) -> None:
+        try:
+            await self._subscription.keep()
+        except ClacksError as error:
+            self.error = error
+            self.stop()
+
+    def _run(self) -> None:
+        while (delivery := self.queue.get()) is not None:
+            outcome: Any = RELEASED
+            if not self._stopping:
+                outcome = ACCEPTED
+                try:
+                    if self._callback is not None:
+                        self._callback(delivery.event.tree)
+                except Exception as error:
+                    frames = "".join(traceback.format_tb(error.__traceback__)[1:])  # the author's, not ours
+                    log.error("the callback failed with %s: %s\n%s", type(error).__name__, error, frames)
+                    outcome = Modified(failed=True)
+            self._background.loop.call_soon_threadsafe(delivery.settle, outcome)
+        self.ended.set()
+
+    def stop(self) -> None:
+        """End from any thread, without waiting."""
+        self._stopping = True
+        self.queue.put(None)
+        self._background.loop.call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        self._keeper.cancel()
+        self._subscription.close()
+
+    def wait(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+
+__all__ = ["AMQPEventConsumer", "Callback"]

@@ -1,0 +1,70 @@
+"""Calling an agent's commands as methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from .background import Background
+from .client import CALL_SECONDS, BusClient, Dial, dial
+from .url import DEFAULT_DOMAIN
+
+if TYPE_CHECKING:
+    from lxml import etree
+
+
+class AMQPServiceProxy:
+    """Every command of an agent as a method: `AMQPServiceProxy(url).getNodes()`.
+
+    Arguments are positional or keyword. A command's failure is raised as `ClacksError`. The connection is opened at once, so a wrong URL
+    fails here, and again by itself when it is lost between two calls. Usable from several threads.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        domain: str = DEFAULT_DOMAIN,
+        *,
+        target: str = "core",
+        timeout: float = CALL_SECONDS,
+        dial: Dial = dial,
+    ) -> None:
+        """`target` names the commands' queue, "core" or "core.NODE"; `timeout` (seconds) bounds each call. Raises ClacksError."""
+        self._target, self._timeout = target, timeout
+        self._background = Background.get()
+        self._client = self._background.run(_connected(url, domain, dial))
+        self._background.clients.add(self._client)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._call(name, *args, **kwargs)
+
+        call.__name__ = name
+        return call
+
+    def sendEvent(self, data: bytes | str | etree._Element) -> bool:
+        """Publish an event, given as XML or as an element. Raises ClacksError with every problem if it is refused."""
+        from ..event import to_text
+
+        return bool(self._call("sendEvent", data=to_text(data)))
+
+    def close(self) -> None:
+        self._background.run(self._client.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._background.run(self._client.call(name, *args, target=self._target, timeout=self._timeout, **kwargs))
+
+
+async def _connected(url: str | Sequence[str], domain: str, dial: Dial) -> BusClient:
+    client = BusClient(url, domain, dial=dial)
+    await client.connection()
+    return client

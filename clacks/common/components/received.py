@@ -1,0 +1,54 @@
+"""An event as a subscriber gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from lxml import etree, objectify
+
+from ...amqp import Message, Timestamp
+
+# The agent has checked all of this; a client checks again because it may be connected to something else.
+_parser = objectify.makeparser(resolve_entities=False, no_network=True, load_dtd=False, remove_blank_text=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEvent:
+    """`tree` is the `<Event>` element (lxml.objectify), `name` the event's, `body` the bytes it came in; `id`, `user` (the authenticated
+    sender) and `time` (of acceptance, UTC) are the agent's word; `properties` the sender's application properties."""
+
+    name: str
+    tree: objectify.ObjectifiedElement
+    body: bytes
+    id: str
+    user: str
+    time: datetime | None
+    properties: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, message: Message) -> Self:
+        """Raises ValueError if the message holds no event."""
+        body = message.body
+        if isinstance(body, str):
+            body = body.encode()
+        if not isinstance(body, bytes):
+            raise ValueError(f"the body is a {type(body).__name__}")
+        try:
+            tree = objectify.fromstring(body, _parser)
+        except etree.XMLSyntaxError as error:
+            raise ValueError(str(error)) from error
+        children = [child for child in tree.iterchildren() if isinstance(child.tag, str)]
+        annotations = message.annotations
+        time = annotations.get("x-opt-clacks-time")
+        return cls(
+            name=etree.QName(children[0]).localname if children else "",
+            tree=tree,
+            body=body,
+            id=str(annotations.get("x-opt-clacks-id", "")),
+            user=str(annotations.get("x-opt-clacks-user", "")),
+            time=time.as_datetime() if isinstance(time, Timestamp) else None,
+            properties=message.application_properties,
+        )

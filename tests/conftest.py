@@ -1,0 +1,171 @@
+"""Real parts for the tests: an agent over real sockets on a port of its own, in a thread or as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clacks.agent.agent import Agent
+from clacks.agent.config import load
+from clacks.agent.users import User, UserBook, make_user
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DEADLINE = 20.0  # seconds any condition may take on a busy machine before the test says which one it was
+
+# Made once: a verifier costs milliseconds.
+USERS: dict[str, User] = {
+    "admin": make_user("admin", "secret", ["admin"]),
+    "guest": make_user("guest", "guest"),
+}
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+    """The first true answer of `condition`; fails with `what` after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            pytest.fail(f"after {deadline:g} s still not: {what}")
+        time.sleep(0.01)
+
+
+@dataclass
+class RunningAgent:
+    """An agent in a thread of its own, with real listeners. `run(function)` calls something on its loop."""
+
+    state_dir: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    users: dict[str, User] = field(default_factory=lambda: dict(USERS))
+
+    def __enter__(self) -> RunningAgent:
+        started = threading.Event()
+        self.failure: BaseException | None = None
+
+        async def main() -> None:
+            try:
+                flags = {"listen": ["localhost:0"], "state_dir": str(self.state_dir), "drain_timeout": 1.0, **self.settings}
+                self.agent = Agent(load(None, flags, {}), UserBook(self.users))
+                self.loop = asyncio.get_running_loop()
+                self.urls = await self.agent.start()
+            except BaseException as error:
+                self.failure = error
+                started.set()
+                raise
+            started.set()
+            await self.agent.run()
+
+        def thread() -> None:
+            try:
+                asyncio.run(main())
+            except BaseException as error:
+                self.failure = self.failure or error
+
+        self._thread = threading.Thread(target=thread, daemon=True)
+        self._thread.start()
+        assert started.wait(DEADLINE)
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.agent.stop)
+            self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the agent does not stop"
+        if self.failure is not None and exc[0] is None:
+            raise self.failure
+
+    @property
+    def port(self) -> int:
+        return int(re.search(r":(\d+)/", self.urls[0])[1])  # type: ignore[index]
+
+    def url(self, user: str = "admin", password: str = "secret", scheme: str = "amqp") -> str:
+        found = next(url for url in self.urls if url.startswith(f"{scheme}://"))
+        return found.replace("://", f"://{user}:{password}@")
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(DEADLINE)
+
+    @property
+    def subscriptions(self) -> list[Any]:
+        return self.run(lambda: list(self.agent.broker.subscriptions))
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[RunningAgent]:
+    with RunningAgent(tmp_path / "state") as running:
+        yield running
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that finds nothing of this machine's user."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CLACKS_", "XDG_"))}
+    return {**kept, "HOME": str(home), "XDG_DATA_HOME": str(home / "data"), "XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass
+class AgentProcess:
+    """`clacks-agent` as a process; `urls` are those of its ready lines."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    log: Path
+
+    def __enter__(self) -> AgentProcess:
+        command = [sys.executable, "-m", "clacks.cli.agent", *self.arguments]
+        with self.log.open("wb") as errors:
+            self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        expected = max(1, sum(argument.startswith("--listen") for argument in self.arguments))
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(f"the agent ended with {self.process.returncode}:\n{self.log.read_text()}")
+            return len(self.lines) >= expected
+
+        wait_for(ready, f"the agent is ready:\n{self.log.read_text()}")
+        return self
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def urls(self) -> list[str]:
+        return [line.removeprefix("ready ") for line in self.lines if line.startswith("ready ")]
+
+    def url(self, scheme: str = "amqp") -> str:
+        return next(url for url in self.urls if url.startswith(f"{scheme}://")).replace("://", "://admin:secret@")
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        finally:
+            self.process.kill()
+            self._reader.join(DEADLINE)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
