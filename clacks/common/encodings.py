@@ -67,6 +67,17 @@ def ordinary(body: bytes) -> bytes:
     return body
 
 
+def characters(body: bytes) -> str:
+    """The characters of a document, without its XML declaration. Raises ClacksError as `ordinary` does."""
+    body = ordinary(body)
+    declared = _ENCODING.match(body)
+    name = declared[1].decode() if declared else "utf-8"
+    try:
+        return undeclared(body.decode(name))
+    except (LookupError, UnicodeDecodeError) as error:
+        raise _unreadable(f"its bytes are not {name[:40]}") from error
+
+
 def undeclared(text: str) -> str:
     """`text` without its XML declaration: what that says about an encoding is no longer true of a string."""
     return _DECLARATION.sub("", text.removeprefix("\ufeff"), count=1) if text[:200].lstrip("\ufeff \t\r\n").startswith("<?xml") else text

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 
 from lxml import etree
 
-from clacks.common.encodings import undeclared
+from clacks.common.encodings import characters, undeclared
 from clacks.common.errors import ClacksError
 from clacks.common.maker import EVENTS, EventMaker
 from clacks.common.xml import DEFAULT_LIMITS, Limits, parse, shortened
 
-__all__ = ["DEFAULT_LIMITS", "EVENTS", "ROOT", "Event", "EventMaker", "Limits", "child_of", "event_name", "parse", "to_bytes"]
+__all__ = ["DEFAULT_LIMITS", "EVENTS", "ROOT", "Event", "EventMaker", "Limits", "child_of", "event_name", "parse", "to_bytes", "to_text"]
 
 ROOT: Final = f"{{{EVENTS}}}Event"
 
@@ -75,12 +75,19 @@ def to_bytes(data: bytes | bytearray | memoryview | str | etree._Element | etree
         try:
             return undeclared(data).encode()
         except UnicodeEncodeError as error:
-            raise ClacksError("xml-malformed", reason="it has half a character (a lone surrogate)", line=1, column=error.start + 1) from error
+            reason = "it has half a character (a lone surrogate)"
+            raise ClacksError("xml-malformed", reason=reason, line=1, column=error.start + 1) from error
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     if isinstance(data, etree._Element | etree._ElementTree):
         return etree.tostring(_without_types(data), encoding="utf-8", xml_declaration=False, with_tail=False)
     raise TypeError(f"an event is bytes, str or an lxml element, not {type(data).__name__}")
+
+
+def to_text(data: bytes | bytearray | memoryview | str | etree._Element | etree._ElementTree) -> str:
+    """An event in any form as characters, for a carrier that has no bytes (JSON). Raises as `to_bytes` does, and ClacksError
+    xml-malformed for bytes that are not in the encoding they declare."""
+    return characters(to_bytes(data))
 
 
 def _without_types(data: etree._Element | etree._ElementTree) -> etree._Element | etree._ElementTree:

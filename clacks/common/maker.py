@@ -34,7 +34,7 @@ class EventMaker:
     def __call__(self, name: str, *children: Any, **attributes: Any) -> Any:
         if len(children) == 1 and children[0] is None and not attributes:
             return None
-        element = etree.Element(f"{{{self._namespace}}}{name}", nsmap={None: self._namespace})
+        element = etree.Element(f"{{{self._namespace}}}{name}", nsmap={None: self._namespace})  # type: ignore[dict-item]  # the stubs know no default namespace
         for key, value in attributes.items():
             if value is not None:
                 element.set(key, text_of(value))

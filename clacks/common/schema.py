@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from clacks.common.errors import ClacksError
 from clacks.common.schemaset import LOOP_BYTES, EventSchema, SchemaSet
@@ -91,7 +92,8 @@ class SchemaRegistry:
         It takes milliseconds, for XSD 1.1 or a file that libxml2 refuses up to half a second: for a worker, at run time.
         """
         with self._lock:
-            before, problems = self._current, []
+            before = self._current
+            problems: list[ClacksError] = []
             states: dict[Path, _State] = {}
             for folder in self._folders:
                 for path in _files(folder, problems):
@@ -115,9 +117,8 @@ def _files(folder: Path, problems: list[ClacksError]) -> Iterator[Path]:
     try:
         yield from sorted(path for path in folder.iterdir() if path.suffix == ".xsd" and not path.name.startswith("."))
     except OSError as error:
-        problems.append(
-            ClacksError("schema-broken", path=folder, line=0, reason=f"the folder cannot be read ({error.strerror})", kept="its events are gone")
-        )
+        reason = f"the folder cannot be read ({error.strerror})"
+        problems.append(ClacksError("schema-broken", path=folder, line=0, reason=reason, kept="its events are not known"))
 
 
 def _looked_at(path: Path, state: _State) -> _State | None:
@@ -142,7 +143,7 @@ def _looked_at(path: Path, state: _State) -> _State | None:
 
 def _put_in_force(path: Path, state: _State, schemas: dict[str, EventSchema]) -> Iterator[ClacksError]:
     """Add the file's events to `schemas`: of its text as it is, else of its last good version."""
-    problem: tuple[str, dict[str, object]] | None = None
+    problem: tuple[str, dict[str, Any]] | None = None
     if state.broken is not None:
         problem = "schema-broken", {"path": state.broken.path, "line": state.broken.line, "reason": state.broken.reason}
     for file in (state.candidate, state.good):
@@ -154,10 +155,10 @@ def _put_in_force(path: Path, state: _State, schemas: dict[str, EventSchema]) ->
             schemas.update((event.name, EventSchema(event, file)) for event in file.events)
             break
         if problem is None:
-            other = schemas[conflict.name]
-            problem = "schema-conflict", {"path": path, "line": conflict.line, "name": conflict.name, "other": f"{other.path}, line {other.line}"}
+            other = f"{schemas[conflict.name].path}, line {schemas[conflict.name].line},"
+            problem = "schema-conflict", {"path": path, "line": conflict.line, "name": conflict.name, "other": other}
     else:
         state.good = None
     if problem is not None:
-        code, values = problem
-        yield ClacksError(code, **values, kept="its last good version stays in force" if state.good else "until then it describes nothing")
+        kept = "its last good version stays in force" if state.good else "it describes nothing until then"
+        yield ClacksError(problem[0], kept=kept, **problem[1])

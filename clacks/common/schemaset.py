@@ -14,8 +14,9 @@ from typing import Any, Final
 from lxml import etree
 
 from clacks.common.errors import ClacksError, Problem
-from clacks.common.event import Event, child_of
-from clacks.common.explain import first_problem, problem_of, problems_of
+from clacks.common.event import ROOT, Event, child_of
+from clacks.common.explain import first_entry, first_of, first_problem, problem_of, problems_of
+from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
 from clacks.common.xsd import Declared, XsdFile
 
@@ -29,9 +30,10 @@ LOOP_BYTES: Final = 32 * 1024
 _FEW: Final = 800
 _PIECE: Final = 4 * 1024
 
-# xmlschema takes 1.5 us a byte, in Python, where it holds up the event loop's thread now and then. Above this size a refusal carries the
-# first error that libxml2 finds.
+# xmlschema works in Python, where it holds up the event loop's thread now and then, and is quadratic in the children that it does not
+# expect: 5,000 of them took 150 ms, 15,000 took 1.1 s. Above these figures a refusal carries libxml2's first error only.
 EXPLAINED_BYTES: Final = 64 * 1024
+EXPLAINED_TAGS: Final = 2_000
 
 # More are not read by anybody.
 PROBLEMS: Final = 10
@@ -65,6 +67,14 @@ class EventSchema:
         """xmlschema's view of the event's element. Slow the first time (0.2 s). Raises Broken if xmlschema does not take the file."""
         return self.file.model.maps.elements[self.tag]
 
+    def fields(self) -> list[Field]:
+        """What the event may contain, in document order. Slow the first time (0.2 s). Raises Broken as `element` does."""
+        return fields_of(self.element)
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as `getEvents` lists it, without its fields."""
+        return {"name": self.name, "namespace": self.namespace, "documentation": self.documentation, "xsd": self.version}
+
     def fault(self, root: etree._Element, body: bytes) -> Problem | None:
         """What is wrong with `root`, the `<Event>` parsed from `body` around this event's element: None if it is valid.
 
@@ -74,31 +84,31 @@ class EventSchema:
             return next(iter(problems_of(self.element, child_of(root), 1)), None)
         if len(body) <= _FEW or body.count(b"<") + body.count(b"=") <= _FEW:
             judge = self.file.judge
-            return None if judge(root) else problem_of(judge.error_log[0], root)
+            return None if judge(root) else problem_of(first_of(judge.error_log), root)
         return self._fault_in_pieces(readable(body))
 
     def _fault_in_pieces(self, body: bytes) -> Problem | None:
         parser = new_parser(schema=self.file.judge)
         for start in range(0, len(body), _PIECE):
             parser.feed(body[start : start + _PIECE])
-            if log := parser.feed_error_log:
-                return problem_of(log[0], None)
+            if (entry := first_entry(parser)) is not None:
+                return problem_of(entry, None)
         try:
             parser.close()
         except etree.XMLSyntaxError as error:
-            return problem_of(error.error_log[0], None)
+            return problem_of(first_of(error.error_log), None)
         return None
 
     def explain(self, root: etree._Element, body: bytes, limit: int = PROBLEMS) -> list[Problem]:
         """What is wrong with an event, with place and what would be right; `[]` if it is valid. Slow: for a worker.
 
-        At most `limit` problems; of an event above `EXPLAINED_BYTES` the first one.
+        At most `limit` problems; of a large event (`EXPLAINED_BYTES`, `EXPLAINED_TAGS`) the first one.
         """
         fault = self.fault(root, body)
         if fault is None:
             return []
-        if len(body) > EXPLAINED_BYTES:
-            return [fault if self.version != "1.0" else first_problem(self.file.judge, readable(body)) or fault]
+        if len(body) > EXPLAINED_BYTES or body.count(b"<") > EXPLAINED_TAGS:
+            return [fault if self.version != "1.0" else first_problem(self.file.judge, readable(body), _PIECE) or fault]
         # libxml2's verdict stands also where xmlschema finds nothing wrong (DESIGN: the two disagree on a few lexical forms).
         return problems_of(self.element, child_of(root), limit) or [fault]
 
@@ -143,12 +153,13 @@ class SchemaSet(Mapping[str, EventSchema]):
         `explain` has the others.
         """
         root = parse_root(body, limits)
-        child = child_of(root)
-        schema = self._by_tag.get(child.tag)
+        # The usual event in short; whatever is not like it is looked at properly (child_of costs 1 us).
+        schema = self._by_tag.get(root[0].tag) if root.tag == ROOT and len(root) == 1 else None
         if schema is None:
-            raise self._unknown(child)
+            schema = self._schema_of(child_of(root))
         fault = schema.fault(root, body)
         if fault is not None:
+            child_of(root)
             raise _invalid(schema, [fault])
         return Event(schema.name, schema.namespace, body, root.getroottree())
 
@@ -159,24 +170,24 @@ class SchemaSet(Mapping[str, EventSchema]):
         """
         try:
             root = parse_root(body, limits)
-            child = child_of(root)
+            schema = self._schema_of(child_of(root))
         except ClacksError as error:
             return error
-        schema = self._by_tag.get(child.tag)
-        if schema is None:
-            return self._unknown(child)
         if problems := schema.explain(root, body):
             return _invalid(schema, problems)
         raise ValueError("the event is valid")
 
-    def _unknown(self, child: etree._Element) -> ClacksError:
+    def _schema_of(self, child: etree._Element) -> EventSchema:
+        schema = self._by_tag.get(child.tag)
+        if schema is not None:
+            return schema
         name = etree.QName(child)
         known = self._by_name.get(name.localname)
         if known is not None:
             hint = f"The event of that name is in the namespace {known.namespace!r}, not in {shortened(name.namespace or '')!r}."
         else:
             hint = self._hint(name.localname)
-        return ClacksError("event-unknown", name=shortened(name.localname), hint=hint)
+        raise ClacksError("event-unknown", name=shortened(name.localname), hint=hint)
 
     def _hint(self, name: str) -> str:
         # difflib takes 20 us a name, and this may run on the event loop: only names that can be close.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -76,12 +77,15 @@ def parse_root(body: bytes, limits: Limits = DEFAULT_LIMITS) -> etree._Element:
     if plain is None:
         body = ordinary(body)
     size = len(body)
-    kit = _kit
+    try:
+        kit = _of_thread.kit
+    except AttributeError:
+        kit = _of_thread.kit = _Kit()
     kit.bytes_left -= size
     if kit.bytes_left < 0:
         kit.forget_names()
     try:
-        root = etree.fromstring(body, kit.parser)
+        root: etree._Element = etree.fromstring(body, kit.parser)
     except etree.XMLSyntaxError as error:
         raise malformed(error, limits) from error
     if plain is None and root.getroottree().docinfo.internalDTD is not None:
@@ -128,6 +132,12 @@ def malformed(error: etree.XMLSyntaxError, limits: Limits) -> ClacksError:
     return ClacksError("xml-malformed", reason=shortened(reason), line=line, column=max(column, 1))
 
 
+def line_of(element: etree._Element) -> int:
+    """The line an element begins on, 0 if it is not known."""
+    line: Any = element.sourceline
+    return line or 0
+
+
 def shortened(text: str, length: int = QUOTED) -> str:
     """`text` as it may appear in a sentence: on one line and not longer than `length` characters."""
     text = " ".join(text[: 4 * length].split())
@@ -143,10 +153,10 @@ class _Checks:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.elements = etree.XPath("count(//*)")
+        self.elements: Callable[..., Any] = etree.XPath("count(//*)")
         self.too_deep = etree.XPath("boolean(" + "/*" * (limits.depth + 1) + ")")
         self.too_wide = etree.XPath(f"boolean(//*[@*[{limits.attributes + 1}]])")
-        self.attributed = etree.XPath("//*[@*]")
+        self.attributed: Callable[..., Any] = etree.XPath("//*[@*]")
 
     def apply(self, root: etree._Element, body: bytes) -> None:
         """Raises ClacksError xml-limit. `body` is text in which markup is ASCII, so every element has a `<` and every attribute a `=`."""
@@ -169,8 +179,10 @@ class _Checks:
         return names
 
 
-class _Kit(threading.local):
+class _Kit:
     """What parsing needs, once per thread: lxml locks a parser while it works, and the loop must not wait for a worker's."""
+
+    __slots__ = ("_checks", "bytes_left", "parser")
 
     def __init__(self) -> None:
         self.parser = new_parser()
@@ -200,4 +212,4 @@ class _Kit(threading.local):
         self.bytes_left = DICTIONARY_BYTES
 
 
-_kit = _Kit()
+_of_thread = threading.local()

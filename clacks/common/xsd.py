@@ -23,7 +23,7 @@ from lxml import etree
 from clacks.common.encodings import ordinary
 from clacks.common.errors import ClacksError
 from clacks.common.maker import EVENTS
-from clacks.common.xml import Limits, malformed, new_parser, parse_root, shortened
+from clacks.common.xml import Limits, line_of, new_parser, parse_root, shortened
 
 if TYPE_CHECKING:
     import xmlschema
@@ -98,9 +98,9 @@ def _references(path: Path, file: Path, text: bytes, folder: Path) -> Iterator[P
         parts = urlsplit(location)
         target = Path(os.path.realpath(file.parent / unquote(parts.path)))
         if parts.scheme or parts.netloc or not target.is_relative_to(folder):
-            raise Broken(file, reference.sourceline or 0, f"it refers to {location}, and only files below its own folder are read")
+            raise Broken(file, line_of(reference), f"it refers to {location}, and only files below its own folder are read")
         if not target.is_file():
-            raise Broken(file, reference.sourceline or 0, f"it refers to {location}, and there is no such file")
+            raise Broken(file, line_of(reference), f"it refers to {location}, and there is no such file")
         yield target
 
 
@@ -150,11 +150,12 @@ class XsdFile:
 
     @property
     def model(self) -> xmlschema.XMLSchema10 | xmlschema.XMLSchema11:
-        """xmlschema's view of the file, made on first use (0.1 s and more). Raises Broken where xmlschema does not take what libxml2 took."""
+        """xmlschema's view of the file, made on first use (0.1 s and more). Raises Broken where xmlschema refuses what libxml2 took."""
         with self._lock:
             if self._model is None:
                 self._model = _model(self.source, self.version)
-            return self._model
+            model: xmlschema.XMLSchema10 | xmlschema.XMLSchema11 = self._model
+        return model
 
 
 def _root_of(source: Source) -> etree._Element:
@@ -169,14 +170,15 @@ def _root_of(source: Source) -> etree._Element:
             raise Broken(source.path, 1, "it has a DOCTYPE, which is refused") from error
         raise Broken(source.path, 1, "it is too large") from error
     if root.tag != f"{{{XS}}}schema":
-        raise Broken(source.path, root.sourceline or 1, f"it is no XML schema, its root element is {shortened(etree.QName(root).localname)}")
+        name = shortened(etree.QName(root).localname)
+        raise Broken(source.path, line_of(root), f"it is no XML schema, its root element is {name}")
     return root
 
 
 def _events_of(root: etree._Element, stem: str) -> Iterator[Declared]:
     """The event named like the file; without one, each global element that no other part of the file refers to."""
     elements = [
-        Declared(element.get("name", ""), element.sourceline or 0, _documentation(root, element))
+        Declared(element.get("name", ""), line_of(element), _documentation(root, element))
         for element in root.findall(f"{{{XS}}}element")
         if element.get("abstract") not in ("true", "1")
     ]
@@ -192,7 +194,7 @@ def _documentation(root: etree._Element, element: etree._Element) -> str:
         types += [child for child in root if child.get("name") == name and child is not element]
     for described in types:
         texts = described.findall(f"{{{XS}}}annotation/{{{XS}}}documentation")
-        if text := " ".join(" ".join("".join(text.itertext()).split()) for text in texts):
+        if text := " ".join(" ".join("".join(map(str, text.itertext())).split()) for text in texts):
             return text
     return ""
 
@@ -210,10 +212,10 @@ class _Snapshot(etree.Resolver):
     def __init__(self, texts: dict[str, bytes]) -> None:
         self.texts = {unquote(url): text for url, text in texts.items()}
 
-    def resolve(self, system_url: str, public_id: str, context: Any) -> Any:
+    def resolve(self, system_url: str, public_id: str, context: Any) -> Any:  # type: ignore[override]  # the stubs leave context out
         text = self.texts.get(unquote(system_url))
         if text is None:
-            return self.resolve_empty(context)
+            return self.resolve_string(b"", context, base_url=system_url)
         return self.resolve_string(text, context, base_url=system_url)
 
 
@@ -243,7 +245,8 @@ def _attribute(text: str) -> str:
 
 def _broken(file: XsdFile, error: etree.LxmlError) -> Broken:
     urls = {unquote(url): url for url in file.source.texts}
-    for entry in error.error_log:
+    log: Any = error.error_log
+    for entry in log:
         if (url := urls.get(unquote(entry.filename or ""))) is not None:
             return Broken(Path(unquote(urlsplit(url).path)) if url != file.source.url else file.path, entry.line, plain(entry.message))
     return Broken(file.path, 0, plain(str(error)))
@@ -280,8 +283,8 @@ def _line_of(source: Source, element: Any) -> int:
     if element is None:
         return 0
     for candidate in _root_of(source).iter(element.tag):
-        if dict(candidate.attrib) == dict(element.attrib):
-            return candidate.sourceline or 0
+        if dict(candidate.items()) == dict(element.items()):
+            return line_of(candidate)
     return 0
 
 
