@@ -39,23 +39,20 @@ def path_of(element: etree._Element) -> str:
 # --- libxml2 ---
 
 # Its sentences (xmlschemas.c), what we say, and what it says was expected. The first that fits.
-_SENTENCES: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = tuple(
-    (re.compile(pattern, re.DOTALL), reason, expected)
-    for pattern, reason, expected in (
-        (r"This element is not expected\.?(?: Expected is(?: one of)? \( (?P<e>.*) \))?", "{name} is not expected here", "{e}"),
-        (r"Missing child element\(s\)\.?(?: Expected is(?: one of)? \( (?P<e>.*) \))?", "something is missing in {name}", "{e}"),
-        (r"'(?P<v>.*)' is not a valid value of the (?:atomic |list |union )?type 'xs:(?P<t>\w+)'", "{v!r} is not allowed", "{words}"),
-        (r"'(?P<v>.*)' is not a valid value of ", "{v!r} is not allowed", ""),
-        (r"\[facet '\w+'\] The value '(?P<v>.*)' is not an element of the set \{(?P<e>.*)\}", "{v!r} is not allowed", "one of: {list}"),
-        (r"\[facet '\w+'\] The value '(?P<v>.*)' is not accepted by the pattern '(?P<e>.*)'", "{v!r} is not allowed", "text matching {e}"),
-        (r"\[facet '\w+'\] (?P<s>.*)", "{s}", ""),
-        (r"The attribute '(?P<a>[^']*)' is required but missing", "the attribute {a} is missing", ""),
-        (r"The attribute '(?P<a>[^']*)' is not allowed", "the attribute {a} is not known here", ""),
-        (r"Character content is not allowed, because the content type is empty", "there is text in it", "nothing"),
-        (r"Character content .*not allowed", "there is text between the elements", "elements only"),
-        (r"No matching global declaration", "{name} is not expected here", ""),
-        (r"(?P<s>.*)", "{s}", ""),
-    )
+_SENTENCES: Final = (
+    (r"This element is not expected\.?(?: Expected is(?: one of)? \( (?P<e>.*) \))?", "{name} is not expected here", "{e}"),
+    (r"Missing child element\(s\)\.?(?: Expected is(?: one of)? \( (?P<e>.*) \))?", "something is missing in {name}", "{e}"),
+    (r"'(?P<v>.*)' is not a valid value of the (?:atomic |list |union )?type 'xs:(?P<t>\w+)'", "{v!r} is not allowed", "{words}"),
+    (r"'(?P<v>.*)' is not a valid value of ", "{v!r} is not allowed", ""),
+    (r"\[facet '\w+'\] The value '(?P<v>.*)' is not an element of the set \{(?P<e>.*)\}", "{v!r} is not allowed", "one of: {list}"),
+    (r"\[facet '\w+'\] The value '(?P<v>.*)' is not accepted by the pattern '(?P<e>.*)'", "{v!r} is not allowed", "text matching {e}"),
+    (r"\[facet '\w+'\] (?P<s>.*)", "{s}", ""),
+    (r"The attribute '(?P<a>[^']*)' is required but missing", "the attribute {a} is missing", ""),
+    (r"The attribute '(?P<a>[^']*)' is not allowed", "the attribute {a} is not known here", ""),
+    (r"Character content is not allowed, because the content type is empty", "there is text in it", "nothing"),
+    (r"Character content .*not allowed", "there is text between the elements", "elements only"),
+    (r"No matching global declaration", "{name} is not expected here", ""),
+    (r"(?P<s>.*)", "{s}", ""),
 )
 
 
@@ -72,7 +69,7 @@ def problem_of(entry: Any, root: etree._Element | None) -> Problem:
 def _said(sentence: str, name: str) -> tuple[str, str]:
     sentence = re.sub(r"\{[^{}' ]*\}", "", sentence).rstrip(". \n")
     for pattern, reason, expected in _SENTENCES:
-        if match := pattern.match(sentence):
+        if match := re.match(pattern, sentence, re.DOTALL):
             values = {key: text or "" for key, text in match.groupdict().items()}
             values["name"] = shortened(name)
             values["words"] = builtin_words(values.get("t", ""))
@@ -219,8 +216,9 @@ def _about_children(error: Any, parent: etree._Element, path: str, line: int) ->
     expected = [name for name in (getattr(one, "local_name", None) for one in error.expected or ()) if name]
     listed = _listed(expected)
     if error.invalid_child is None:
-        what = expected[0] if len(expected) == 1 else "something"
-        return Problem(path, f"{what} is missing", listed, line)
+        if len(expected) == 1:
+            return Problem(path, f"{expected[0]} is missing", "", line)
+        return Problem(path, "something is missing", listed, line)
     unexpected = error.invalid_child
     name = _local(str(unexpected.tag))
     known = [one.local_name for one in error.validator.iter_elements() if one.local_name]

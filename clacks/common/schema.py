@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ def installed_folder() -> Path:
 
     Raises ClacksError config-invalid where there is neither.
     """
-    inside = Path(str(resources.files("clacks.common"))) / "data" / "events"
-    checkout = Path(__file__).resolve().parents[2] / "schemas" / "events"
+    here = Path(__file__).resolve()
+    inside, checkout = here.parent / "data" / "events", here.parents[2] / "schemas" / "events"
     for folder in (inside, checkout):
         if folder.is_dir():
             return folder

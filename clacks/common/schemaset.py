@@ -6,7 +6,6 @@ one per file: a broken file takes no other event with it. Nothing here reads a f
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -190,7 +189,9 @@ class SchemaSet(Mapping[str, EventSchema]):
         raise ClacksError("event-unknown", name=shortened(name.localname), hint=hint)
 
     def _hint(self, name: str) -> str:
-        # difflib takes 20 us a name, and this may run on the event loop: only names that can be close.
+        import difflib
+
+        # It takes 20 us a name, and this may run on the event loop: only names that can be close.
         near = [known for known in self._by_name if abs(len(known) - len(name)) <= 4][:50]
         close = difflib.get_close_matches(name, near, 1) if near else []
         return f"Did you mean {close[0]}?" if close else "`clacks schemas` lists those there are."

@@ -10,12 +10,6 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
-from lxml import etree
-
-
-def is_element(value: object) -> bool:
-    return isinstance(value, etree._Element)
-
 
 def _float(value: float) -> str:
     if math.isnan(value):
