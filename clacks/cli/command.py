@@ -1,0 +1,78 @@
+"""What every command of ours has: examples in its help, errors as one sentence and an exit code, quiet ends.
+
+The exit codes are those of the one table in `clacks.common.errors`; usage errors are click's own, with the same code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..common.errors import EXIT_FAILED, ClacksError
+from . import EXIT_INTERRUPTED
+from .output import print_error, print_json
+
+# Set to anything, it shows the traceback of an unexpected error.
+DEBUG = "CLACKS_DEBUG"
+
+
+class _WithExamples(click.Command):
+    """A command whose help ends with command lines as they are typed, one a line."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = [line.strip() for line in examples.strip().splitlines()]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class Command(_WithExamples):
+    """A command that reports `ClacksError` on stderr, with `--json` also as an object on stdout, and exits with its code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's end
+            return answer
+        except ClacksError as error:
+            if ctx.params.get("as_json"):
+                print_json({"error": error.to_json()})
+            print_error(error)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # Whoever reads has enough (`| head`). What is left in the buffer must not fail again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            reason = " ".join(str(error).split())
+            click.echo(f"error: unexpected {type(error).__name__}: {reason} (with {DEBUG}=1 in the environment it shows where)", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+class Group(_WithExamples, click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def version_option(name: str) -> Any:
+    return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")
+
+
+def json_option(what: str = "Print JSON.") -> Any:
+    return click.option("--json", "as_json", is_flag=True, help=what)

@@ -1,0 +1,71 @@
+"""How results and errors look: colours on a terminal only, tables, JSON. `rich` is loaded where a terminal gets a table or coloured text.
+
+`NO_COLOR` (https://no-color.org) switches colours off; rich knows it, `styled` asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..common.errors import ClacksError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def styled(text: str, **style: Any) -> str:
+    """Coloured text; `click.echo` takes the colours out again where no terminal is."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def print_error(error: ClacksError) -> None:
+    """`error: SENTENCE` on stderr, and below it everything that is wrong with the event."""
+    click.echo(f"{styled('error:', fg='red', bold=True)} {error}", err=True)
+    for problem in error.problems:
+        where = f" (line {problem.line})" if problem.line else ""
+        click.echo(f"  {styled(problem.path, bold=True)}{where}: {problem.reason}", err=True)
+        if problem.expected:
+            click.echo(f"      expected: {problem.expected}", err=True)
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    click.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+
+
+def print_pretty(value: Any) -> None:
+    """A command's result for people: text as it is, everything else as indented JSON, coloured on a terminal."""
+    if isinstance(value, str):
+        click.echo(value)
+    elif sys.stdout.isatty():
+        console().print_json(data=value, ensure_ascii=False, default=str)
+    else:
+        print_json(value)
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under headings. Elsewhere than on a terminal every row is one line, however long, so that grep finds it whole."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
