@@ -26,7 +26,11 @@ def styled(text: str, **style: Any) -> str:
 
 def print_error(error: ClacksError) -> None:
     """`error: SENTENCE` on stderr, and below it everything that is wrong with the event."""
-    click.echo(f"{styled('error:', fg='red', bold=True)} {error}", err=True)
+    sentence = str(error)
+    if error.problems:  # they follow, so the sentence need not tell of them
+        more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
+        sentence = sentence.replace(f": {error.problems[0]}{more}", "")
+    click.echo(f"{styled('error:', fg='red', bold=True)} {sentence}", err=True)
     for problem in error.problems:
         where = f" (line {problem.line})" if problem.line else ""
         click.echo(f"  {styled(problem.path, bold=True)}{where}: {problem.reason}", err=True)

@@ -1,0 +1,48 @@
+"""How a command reaches an agent: the URL option, and one connection for the time of the command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..common.errors import ClacksError
+
+if TYPE_CHECKING:
+    from ..common.components.client import BusClient
+
+T = TypeVar("T")
+
+DEFAULT_URL = "amqp://localhost/org.clacks"
+
+url_option: Callable[[Any], Any] = click.option(
+    "--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True,
+    help="The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them.",
+)  # fmt: skip
+
+
+def on_bus(url: str, work: Callable[[BusClient], Awaitable[T]]) -> T:
+    """Connect, do the work, say goodbye. Raises ClacksError, and KeyboardInterrupt for Ctrl-C."""
+    import asyncio
+
+    from ..common.components.client import BusClient
+
+    async def main() -> T:
+        client = BusClient(url)
+        try:
+            async with client:
+                return await work(client)
+        except ClacksError as error:
+            if error.code == "mechanism-unusable" and not any(one.user for one in client.urls):
+                hint = f"Say who you are: export CLACKS_URL={_example(url)} (or --url)."
+                raise ClacksError("mechanism-unusable", offered=error.values["offered"], hint=hint) from error
+            raise
+
+    return asyncio.run(main())
+
+
+def _example(url: str) -> str:
+    """The URL with the place where user and password go."""
+    first = url.replace(",", " ").split()[0]
+    return first.replace("://", "://USER:PASSWORD@", 1) if "@" not in first else "amqp://USER:PASSWORD@localhost/org.clacks"
