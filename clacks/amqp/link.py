@@ -97,7 +97,10 @@ class Link:
         self._open()
 
     def refuse(self, condition: Condition) -> None:
-        """Answer the attach with a null terminus and detach with an error, as 2.6.3 asks for."""
+        """Answer the attach with null termini and detach with an error, as 2.6.3 asks for."""
+        pointer = self._living()
+        write_terminus(lib.pn_link_source(pointer), lib.PN_SOURCE, None)
+        write_terminus(lib.pn_link_target(pointer), lib.PN_TARGET, None)
         self._open()
         self.close(condition)
 

@@ -25,6 +25,9 @@ _RESERVED: Final = "x-opt-clacks-"
 _ID_KEY, _USER_KEY, _TIME_KEY = (encode(Symbol(name)) for name in (ID, USER, TIME))
 _NOTHING: Final[Mapping[str, Any]] = {}
 
+# What a value section may hold instead of text, in the words of its sender.
+_KINDS: Final = ((bool, "a boolean"), (int | float, "a number"), (list, "a list"), (dict, "a map"))
+
 
 def incoming_event(message: Message, user: str, origin: str, now: float) -> Incoming:
     """What the bus is asked about a message. `now` in seconds since the epoch. Raises ClacksError if its body cannot be an event."""
@@ -42,7 +45,8 @@ def incoming_event(message: Message, user: str, origin: str, now: float) -> Inco
     if isinstance(body, str):
         body = to_bytes(body)
     elif not isinstance(body, bytes):
-        raise ClacksError("event-body-type", found=f"a {type(body).__name__}")
+        found = next((name for kind, name in _KINDS if isinstance(body, kind)), "of a type that carries no text")
+        raise ClacksError("event-body-type", found=found)
     if properties.user_id is not None and not isinstance(properties.user_id, bytes):
         raise ClacksError("event-body-type", found="a message whose user-id is not binary")
     return Incoming(body, user, message.bare, properties.user_id, variables, annotations, ttl, origin)
