@@ -40,6 +40,8 @@ SENTENCES: Final[dict[str, str]] = {
     "XQST0052": "The type of a cast must be atomic. Use one of the xs: types.",
     "XQST0055": "The declaration appears twice. Keep one of them.",
     "XQST0059": "No module or schema is available. Write the functions into the filter.",
+    "XQST0060": "A declared function needs a namespace. Use the prefix local:.",
+    "XQST0079": "An extension expression needs an expression in its braces. Write one.",
     "XQST0065": "The ordering mode is declared twice. Keep one of the declarations.",
     "XQST0066": "A default namespace is declared twice. Keep one of the declarations.",
     "XQST0067": "The construction mode is declared twice. Keep one of the declarations.",

@@ -11,14 +11,18 @@ from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import Any, Final
 
-from elementpath import XPath1Parser, XPathContext
+from elementpath import XPath1Parser, XPathContext, get_node_tree
+from elementpath.datatypes import DateTime10
 from elementpath.exceptions import ElementPathError
-from elementpath.sequence_types import match_sequence_type
 from elementpath.tdop import ParseError
 from elementpath.xpath31 import XPath31Parser
 from elementpath.xpath_nodes import XPathNode
 
+from .dates import DateTime
 from .errors import FilterError, error_at
+from .evaluate import Event
+from .lexer import Lexer
+from .module import Module
 
 # The codepoint collation is what XPath 3.1 section 2.1.1 asks for; elementpath's own default is the locale's, and where that locale is
 # missing the first comparison leaves a process-wide lock held and the second blocks for ever.
@@ -33,6 +37,11 @@ class FilterParser(XPath31Parser):
         if self.tokenizer is None:
             self.tokenizer = self.create_tokenizer(self.symbol_table)
         return super(XPath1Parser, self).parse(source)
+
+    @staticmethod
+    def unescape(string_literal: str) -> str:
+        # XPath has no references in literals, XQuery does (section 3.1.1).
+        return Lexer("").references(XPath31Parser.unescape(string_literal), 0)
 
 
 for _symbol in ("for", "let"):
@@ -152,52 +161,51 @@ def translated(error: Exception, text: str, start: int = 0) -> FilterError:
     return error_at(text, min(len(text), start + token.span[0]), code, detail)
 
 
-def compile_expression(text: str, start: int, namespaces: Mapping[str, str]) -> Any:
-    """The token tree of the expression that begins at `start`; raises FilterError."""
-    parser = FilterParser(namespaces=dict(namespaces), default_collation=CODEPOINT)
-    failed_at = start
+def _compile(module: Module) -> Any:
+    """The token tree of a module's expression; raises FilterError."""
+    namespaces = {**module.namespaces, "": module.element_namespace}
+    parser = FilterParser(namespaces=namespaces, default_collation=CODEPOINT)
     try:
-        return parser.parse(text[start:])
+        return parser.parse(module.text[module.start:])
     except FilterError:
         raise
     except (ElementPathError, ParseError, SyntaxError, TypeError, ValueError, NameError, KeyError, OverflowError) as error:
-        raise translated(error, text, failed_at) from error
+        raise translated(error, module.text, module.start) from error
     except RecursionError as error:
-        raise error_at(text, start, "CLXQ0002", "The expression is nested too deeply") from error
+        raise error_at(module.text, module.start, "CLXQ0002", "The expression is nested too deeply") from error
 
 
-def run(tree: Any, root: Any, variables: Mapping[str, Any]) -> list[Any]:
-    """The items of the compiled expression over `root`, an elementpath node tree; raises FilterError."""
-    try:
-        context = XPathContext(root=root, variables=dict(variables))
-        return list(tree.select(context))
-    except FilterError:
-        raise
-    except RecursionError as error:
-        raise FilterError("CLXQ0004", "The recursion is too deep") from error
-    except Exception as error:  # elementpath lets errors of many kinds through; each is this filter's own
-        raise translated(error, "", 0) from error
-
-
-def is_of_type(value: Any, sequence_type: str, namespaces: Mapping[str, str]) -> bool:
-    """Whether a value matches a declared sequence type (section 2.5.5)."""
-    parser = FilterParser(namespaces=dict(namespaces), default_collation=CODEPOINT)
-    try:
-        return bool(match_sequence_type(value, sequence_type.strip(), parser, strict=True))
-    except ElementPathError:
+def knows(module: Module) -> bool:
+    """Whether this engine can evaluate the module: an expression of its grammar, and no prolog but namespaces and external variables."""
+    if module.functions or any(variable.value is not None for variable in module.variables):
         return False
+    try:
+        _compile(module)
+    except FilterError:
+        return False
+    return True
 
 
-def check_names(tree: Any, declared: set[str], text: str, start: int) -> None:
-    """Refuses variables that nothing binds (XPST0008) and prefixes that nothing declares (XPST0081)."""
-    bound = set(declared)
-    for token in tree.iter():
-        for clause in getattr(token, "clauses", ()):
-            bound.update(name for name in clause[1:3] if name)
-        if token.symbol in ("some", "every"):
-            bound.update(item.value for item in token[:-1:2])
-        if token.symbol == "function":
-            bound.update(getattr(token, "varnames", None) or ())
-    for token in tree.iter():
-        if token.symbol == "$" and token.value not in bound:
-            raise error_at(text, start + token.span[0], "XPST0008", f"${token.value}")
+class ElementpathFilter:
+    """One filter; the names in it have been checked by `static.py`."""
+
+    name = "elementpath"
+
+    def __init__(self, module: Module) -> None:
+        self._tree = _compile(module)
+
+    def matches(self, event: Event, variables: Mapping[str, Any]) -> bool:
+        """The effective boolean value of the filter (XPath 3.1 section 2.4.3); raises FilterError."""
+        try:
+            root = event.cache.get(ElementpathFilter)
+            if root is None:
+                root = event.cache[ElementpathFilter] = get_node_tree(event.document)
+            values = {name: DateTime10.fromstring(str(one)) if isinstance(one, DateTime) else one for name, one in variables.items()}
+            items = list(self._tree.select(XPathContext(root=root, variables=values)))
+        except FilterError:
+            raise
+        except RecursionError as error:
+            raise FilterError("CLXQ0004", "The recursion is too deep") from error
+        except Exception as error:  # elementpath lets errors of many kinds through; each is this filter's own
+            raise translated(error, "", 0) from error
+        return effective_boolean(iter(items))

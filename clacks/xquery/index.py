@@ -9,9 +9,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from elementpath import get_node_tree
-
 from .errors import FilterError
+from .evaluate import Event
 from .filter import Document, Filter
 
 K = TypeVar("K", bound=Hashable)
@@ -57,7 +56,7 @@ class FilterIndex(Generic[K]):
     def match(self, document: Document, variables: Mapping[str, object] | None = None) -> tuple[list[K], list[K]]:
         """The keys whose filters match the event, and those that are left undecided, both in the order they were added."""
         name = kind_of(document)
-        root = get_node_tree(document)
+        event = Event(document, variables)
         matched: list[K] = []
         undecided: list[K] = []
         for key, entry in self._entries.items():
@@ -67,7 +66,7 @@ class FilterIndex(Generic[K]):
                 undecided.append(key)
                 continue
             try:
-                if all(one.matches_tree(root, variables) for one in entry.filters):
+                if all(one.compiled.matches(event, one.params) for one in entry.filters):
                     matched.append(key)
             except FilterError as error:
                 self.errors += 1

@@ -1,0 +1,113 @@
+"""Comparison of atomic values: the rules of untyped data and of numeric promotion (XPath 3.1 sections 3.7.1 and 3.7.2, appendix B).
+
+The one place that knows what `=` and `<` mean; the evaluator and the index both ask here.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+from .dates import DateTime, Duration
+from .errors import FilterError
+from .values import AnyURI, Untyped, cast, double, is_numeric, to_double, type_of
+
+OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+MIRRORED: Final = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _family(value: Any) -> str:
+    kind = type(value)
+    if kind is str or kind is AnyURI or kind is Untyped:
+        return "string"
+    if kind is int or kind is float or kind is Decimal:
+        return "number"
+    if kind is bool:
+        return "boolean"
+    if kind is DateTime:
+        return str(value.type)
+    return "duration"
+
+
+def compare(op: str, left: Any, right: Any) -> bool:
+    """A value comparison of two atomic values, untyped ones as strings (section 3.7.1); XPTY0004 where the types do not compare."""
+    family = _family(left)
+    if family != _family(right):
+        raise FilterError("XPTY0004", f"An xs:{type_of(left)} cannot be compared with an xs:{type_of(right)}")
+    if family == "number":
+        return OPERATORS[op](*promoted(left, right))
+    if family == "duration" and op not in ("=", "!="):
+        return OPERATORS[op](*_ordered_durations(left, right))
+    return OPERATORS[op](left, right)
+
+
+def promoted(left: Any, right: Any) -> tuple[Any, Any]:
+    """Two numbers in the type they are compared in (appendix B.1)."""
+    if type(left) is float:
+        return left, right if type(right) is float else double(right)
+    return (double(left), right) if type(right) is float else (left, right)
+
+
+def _ordered_durations(left: Duration, right: Duration) -> tuple[Any, Any]:
+    if left.type == right.type == "dayTimeDuration":
+        return left.seconds, right.seconds
+    if left.type == right.type == "yearMonthDuration":
+        return left.months, right.months
+    raise FilterError("XPTY0004", f"An xs:{left.type} and an xs:{right.type} have no order")
+
+
+def general_pair(op: str, left: Any, right: Any) -> bool:
+    """One pair of a general comparison (section 3.7.2): an untyped value takes the type of the other side."""
+    if type(left) is Untyped:
+        if type(right) is not Untyped:
+            left = _converted(left, right)
+    elif type(right) is Untyped:
+        right = _converted(right, left)
+    return compare(op, left, right)
+
+
+def _converted(value: Untyped, other: Any) -> Any:
+    if is_numeric(other):
+        return to_double(value)
+    if isinstance(other, str):
+        return value
+    return cast(value, type_of(other))
+
+
+# From this many pairs on, two long sequences are compared by their extremes and sets instead of pair by pair.
+_MANY_PAIRS: Final = 64
+
+
+def general(op: str, left: list[Any], right: list[Any]) -> bool:
+    """A general comparison of two atomized sequences (section 3.7.2).
+
+    Where one pair fails and another holds, an engine may answer or fail (section 2.3.4): this one answers.
+    """
+    if len(left) * len(right) > _MANY_PAIRS and all(isinstance(item, str) for item in left) and all(isinstance(item, str) for item in right):
+        return _strings(op, left, right)
+    failure: FilterError | None = None
+    for one in left:
+        for other in right:
+            try:
+                if general_pair(op, one, other):
+                    return True
+            except FilterError as error:
+                failure = failure or error
+    if failure is not None:
+        raise failure
+    return False
+
+
+def _strings(op: str, left: list[str], right: list[str]) -> bool:
+    if op == "=":
+        return not set(left).isdisjoint(right)
+    if op == "!=":
+        return len({*left, *right}) > 1
+    if op in ("<", "<="):
+        return OPERATORS[op](min(left), max(right))
+    return OPERATORS[op](max(left), min(right))

@@ -1,0 +1,170 @@
+"""A compiled template: what is decided once for all filters that differ in free literals only.
+
+It knows the normal form, the closures, the cost class and the tier; the single filter brings its literals, the event everything else.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from . import syntax as s
+from .cost import analyse
+from .dates import parse_datetime
+from .engines import Engine, full_engine
+from .errors import FilterError
+from .evaluate import Compiler, Event, Frame
+from .instance import describe, matches
+from .module import Module, Variable
+from .names import shown
+from .normal import MAX_COPIES, _binds, _changed, _movable, _uses, normal, substituted
+from .static import check
+from .values import RANGES, AnyURI
+
+__all__ = ["Compiled", "compile_module"]
+
+
+class Compiled:
+    """What `compile_module` makes.
+
+    `foreign` is the construct that is not native with its place, or None; `dear` the reason with its place why it is not provably cheap,
+    or None. `body` is the normal form.
+    """
+
+    __slots__ = ("__weakref__", "_test", "_variables", "body", "dear", "engine", "foreign", "module", "plan")
+
+    def __init__(self, module: Module, body: s.Expr, variables: list[tuple[Variable, Any]], test: Any, engine: Engine | None,
+                 foreign: tuple[int, str] | None, dear: tuple[int, str] | None) -> None:  # fmt: skip
+        self.module = module
+        self.body = body
+        self._variables = variables
+        self._test = test
+        self.engine = engine
+        self.foreign = foreign
+        self.dear = dear
+        self.plan: Any = None
+
+    @property
+    def externals(self) -> list[Variable]:
+        return [variable for variable in self.module.variables if variable.external]
+
+    def matches(self, event: Event, params: tuple[Any, ...]) -> bool:
+        """The effective boolean value for an event; raises FilterError."""
+        if self.engine is not None:
+            return self.engine.matches(event, self.supplied(event))
+        try:
+            frame = self.frame(event, params)
+            return self._test(frame)  # type: ignore[no-any-return]
+        except RecursionError as error:
+            raise FilterError("CLXQ0004", "The recursion is too deep") from error
+
+    def frame(self, event: Event, params: tuple[Any, ...]) -> Frame:
+        """The frame in which the filter is evaluated, its variables bound (section 4.16)."""
+        frame = Frame(event, params)
+        for variable, value in self._variables:
+            items = self._supplied(event, variable) if variable.external else None
+            if items is None:
+                if value is None:
+                    raise FilterError("XPDY0002", f"The variable ${shown(variable.name)} has no value")
+                items = value(frame)
+            if variable.type is not None and not matches(items, variable.type):
+                raise FilterError("XPTY0004", f"The variable ${shown(variable.name)} is not of type {describe(variable.type)}")
+            frame.vars[variable.name] = items
+        return frame
+
+    def supplied(self, event: Event) -> Mapping[str, Any]:
+        """The values of the external variables that the event brings; raises FilterError where one is missing or does not fit."""
+        found = {}
+        for variable in self.externals:
+            items = self._supplied(event, variable)
+            if items is not None:
+                found[variable.name] = items[0]
+            elif variable.value is None:
+                raise FilterError("XPDY0002", f"The variable ${shown(variable.name)} has no value")
+        return found
+
+    def _supplied(self, event: Event, variable: Variable) -> list[Any] | None:
+        value = atomic(event.variables.get(variable.name))
+        if value is None:
+            return None
+        if variable.type is not None and not _fits(value, variable.type):
+            raise FilterError("XPTY0004", f"The variable ${shown(variable.name)} is not of type {describe(variable.type)}")
+        return [value]
+
+
+def _fits(value: Any, wanted: s.SequenceType) -> bool:
+    name = wanted.item.name
+    if wanted.item.kind == "atomic" and name in RANGES and type(value) is int:
+        # The property arrives as a number without a width; it has every integer type that holds it.
+        low, high = RANGES[name]
+        return (low is None or value >= low) and (high is None or value <= high)
+    return matches([value], wanted)
+
+
+def atomic(value: object) -> Any:
+    """A value from outside as an atomic value; None for what is none (XDM 3.1 section 2.7)."""
+    kind = type(value)
+    if kind is bool or kind is str or kind is float or kind is int:
+        return value
+    if isinstance(value, datetime.datetime):
+        return parse_datetime("dateTime", value.isoformat())
+    if isinstance(value, Decimal):
+        return value if value.is_finite() else float(value)
+    if isinstance(value, AnyURI):
+        return value
+    for base in (bool, int, float, str):  # numbers and strings of the AMQP layer's own classes
+        if isinstance(value, base):
+            return base(value)
+    return None
+
+
+def _with_params(expr: s.Expr, slots: Mapping[int, int]) -> s.Expr:
+    """The free literals, known by where they begin, replaced by parameters."""
+    def change(one: s.Expr) -> s.Expr:
+        if isinstance(one, s.Literal):
+            return s.Param(one.at, slots[one.at], one.type) if one.end > 0 and one.at in slots else one
+        return _changed(one, change)  # type: ignore[no-any-return]
+
+    return change(expr) if slots else expr
+
+
+def _with_constants(module: Module, body: s.Expr) -> tuple[s.Expr, list[Variable]]:
+    """Variables of the prolog whose value can stand anywhere are put in place, as `let`s are."""
+    from .normal import from_document, inlined
+
+    kept: list[Variable] = []
+    moved: list[tuple[str, s.Expr]] = []
+    used_by_functions = {one.name for function in module.functions for one in s.walk(function.body) if isinstance(one, s.VarRef)}
+    for variable in module.variables:
+        value = variable.value
+        if value is not None:
+            value = inlined(from_document(value))
+            for name, other in moved:
+                value = substituted(value, name, other)
+        movable = not variable.external and variable.type is None and value is not None and _movable(value)
+        if movable and value is not None and variable.name not in used_by_functions and not _binds(body, variable.name):
+            if _uses(body, variable.name) <= MAX_COPIES:
+                moved.append((variable.name, value))
+                continue
+        kept.append(replace(variable, value=value))
+    for name, other in moved:
+        body = substituted(body, name, other)
+    return body, kept
+
+
+def compile_module(module: Module, slots: Mapping[int, int]) -> Compiled:
+    """Compiles a parsed filter; `slots` says which literals, by offset, are parameters. Raises FilterError."""
+    foreign = check(module)
+    if foreign is not None:
+        engine = full_engine(module, foreign)
+        return Compiled(module, module.body, [], None, engine, foreign, foreign)
+    body, kept = _with_constants(module, _with_params(module.body, slots))
+    body = normal(body)
+    functions = {(function.name, len(function.params)): function for function in module.functions}
+    compiler = Compiler(functions)
+    variables = [(one, None if one.value is None else compiler.sequence(one.value)) for one in kept]
+    dear = analyse(module, body, [(one.name, None if one.external else one.value) for one in kept])
+    return Compiled(module, body, variables, compiler.boolean(body), None, None, dear)

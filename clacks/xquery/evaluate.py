@@ -1,0 +1,420 @@
+"""The evaluator: a tree becomes closures, once; the closures answer for an event.
+
+`Compiler.sequence(expr)` gives a function from a `Frame` to the list of items, `Compiler.boolean(expr)` one to the effective boolean value
+without building lists. Filters that reach this file have been checked by `static.py`; what they cost is not known here. Where an
+operand fails, another operand may still decide (XPath 3.1 section 2.3.4): `and`, `or`, quantifiers and comparisons answer when they can.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from . import syntax as s
+from .axes import Stepper
+from .compare import compare, general
+from .dates import DateTime, parse_datetime
+from .errors import FilterError
+from .functions import FUNCTIONS
+from .names import FN, XS, split
+from .signatures import converter
+from .tree import Node, Tree, in_order
+from .values import atomize, cast, effective_boolean, is_numeric, string_of
+
+Closure = Callable[["Frame"], list[Any]]
+Test = Callable[["Frame"], bool]
+
+# A range or a recursion beyond these is refused when it is evaluated (CLXQ0004). Filters with ranges run in the sandbox; a million
+# integers take about 40 MB there. 90 calls of a function of average size stay below Python's own limit of 1,000 frames.
+MAX_RANGE: Final = 1_000_000
+MAX_CALLS: Final = 90
+
+
+class Event:
+    """One event while it is matched: the tree, and what has been computed about it once for all filters."""
+
+    __slots__ = ("_now", "_tree", "cache", "calls", "document", "variables")
+
+    def __init__(self, document: Any, variables: Mapping[str, object] | None = None) -> None:
+        self.document = document
+        self.variables: Mapping[str, object] = variables or {}
+        self.cache: dict[Any, Any] = {}
+        self.calls = 0
+        self._tree: Tree | None = None
+        self._now: DateTime | None = None
+
+    @property
+    def tree(self) -> Tree:
+        if self._tree is None:
+            self._tree = Tree(self.document)
+        return self._tree
+
+    @property
+    def now(self) -> DateTime:
+        """current-dateTime(): the same for all filters of one event (section 15.3)."""
+        if self._now is None:
+            self._now = parse_datetime("dateTime", datetime.datetime.now(datetime.UTC).isoformat())
+        return self._now
+
+
+class Frame:
+    """The dynamic context (XPath 3.1 section 2.1.2): focus, variables, and the literals of the one filter that is asked."""
+
+    __slots__ = ("event", "globals", "item", "params", "position", "size", "vars")
+
+    def __init__(self, event: Event, params: tuple[Any, ...]) -> None:
+        self.event = event
+        self.item: Any = event.tree.document
+        self.position = 1
+        self.size = 1
+        self.vars: dict[str, list[Any]] = {}
+        self.globals: dict[str, list[Any]] = self.vars  # what functions of the prolog see
+        self.params = params
+
+    def inner(self, item: Any, position: int = 1, size: int = 1) -> Frame:
+        """A frame with another focus; the variables are shared, as nobody changes them in place."""
+        frame = Frame.__new__(Frame)
+        frame.event = self.event
+        frame.item = item
+        frame.position = position
+        frame.size = size
+        frame.vars = self.vars
+        frame.globals = self.globals
+        frame.params = self.params
+        return frame
+
+    def bound(self, name: str, value: list[Any]) -> Frame:
+        """A frame with one more variable."""
+        frame = self.inner(self.item, self.position, self.size)
+        frame.vars = {**self.vars, name: value}
+        return frame
+
+
+class Key:
+    """The identity of a shared sub-expression."""
+
+    __slots__ = ("__weakref__",)
+
+
+_shared: WeakValueDictionary[tuple[type, s.Expr], Key] = WeakValueDictionary()
+
+
+def shared_key(kind: type, expr: s.Expr) -> Key:
+    """The same key for equal expressions, as long as somebody keeps it."""
+    found = _shared.get((kind, expr))
+    if found is None:
+        found = _shared[(kind, expr)] = Key()
+    return found
+
+
+def absolute(expr: s.Expr) -> bool:
+    """Whether an expression depends on nothing but the event: its value is then computed once for all filters."""
+    match expr:
+        case s.Doc() | s.Literal():
+            return True
+        case s.Slash():
+            return absolute(expr.left) and fixed(expr.right)
+        case s.Postfix():
+            return absolute(expr.base) and all(fixed(one) for one in expr.predicates)
+        case s.Sequence() | s.Union():
+            return all(absolute(one) for one in expr.items)
+        case s.Call():
+            return split(expr.name)[0] == FN and bool(expr.args) and all(one is not None and absolute(one) for one in expr.args)
+        case s.TypeExpr():
+            return absolute(expr.operand)
+        case _:
+            return False
+
+
+def fixed(expr: s.Expr) -> bool:
+    """Whether an expression depends on the focus and the event only."""
+    return not any(isinstance(one, (s.VarRef, s.Param, s.Flwor, s.Quantified, s.Typeswitch, s.Try)) for one in s.walk(expr))
+
+
+def is_boolean(expr: s.Expr) -> bool:
+    """Whether a predicate can never be a number (section 3.3.3), so that positions do not matter to it."""
+    match expr:
+        case s.Compare() | s.And() | s.Or() | s.Quantified() | s.Step() | s.Doc() | s.Root():
+            return True
+        case s.TypeExpr(op=op):
+            return op in ("instance", "castable")
+        case s.Slash(right=right):
+            return isinstance(right, (s.Step, s.Union)) and is_boolean(right)
+        case s.Union():
+            return True
+        case s.Call(name=name):
+            return split(name) in _BOOLEAN_CALLS
+        case _:
+            return False
+
+
+_BOOLEAN_CALLS: Final = frozenset(
+    (FN, name) for name in ("not", "exists", "empty", "boolean", "contains", "starts-with", "ends-with", "matches", "true", "false",
+                            "has-children", "lang", "deep-equal", "contains-token", "codepoint-equal")
+)  # fmt: skip
+
+
+def uses_position(expr: s.Expr) -> bool:
+    """Whether position() or last() of this focus may be asked for; those of inner predicates count too, which only costs speed."""
+    return any(isinstance(one, s.Call) and split(one.name) in ((FN, "position"), (FN, "last")) for one in s.walk(expr))
+
+
+class Compiler:
+    """Trees to closures. `functions` are those the prolog declares."""
+
+    def __init__(self, functions: Mapping[tuple[str, int], Any] | None = None) -> None:
+        self.functions = functions or {}
+        self.declared: dict[tuple[str, int], Any] = {}
+        self.keys: list[Key] = []
+
+    # --- sequences -----------------------------------------------------------------------------------------------------------------
+
+    def sequence(self, expr: s.Expr) -> Closure:
+        """The closure that gives the items of `expr`."""
+        made = self._make(expr)
+        if isinstance(expr, (s.Slash, s.Postfix, s.Union)) and absolute(expr):
+            return self._once(list, expr, made)
+        return made
+
+    def _make(self, expr: s.Expr) -> Closure:
+        from .constructs import MAKERS
+
+        return MAKERS[type(expr)](self, expr)
+
+    def _once(self, kind: type, expr: s.Expr, made: Callable[[Frame], Any]) -> Callable[[Frame], Any]:
+        """`made`, evaluated at most once per event whichever filter asks; a failure is kept as well."""
+        key = shared_key(kind, expr)
+
+        def ask(frame: Frame) -> Any:
+            cache = frame.event.cache
+            if key in cache:
+                found = cache[key]
+            else:
+                try:
+                    found = made(frame)
+                except FilterError as error:
+                    found = error
+                cache[key] = found
+            if type(found) is FilterError:
+                raise found
+            return found
+
+        return ask
+
+    def atoms(self, expr: s.Expr) -> Closure:
+        """The atomized items (section 2.4.2)."""
+        if isinstance(expr, s.Literal):
+            value = [expr.value]
+            return lambda _: value
+        if isinstance(expr, s.Param):
+            slot = expr.slot
+            return lambda frame: [frame.params[slot]]
+        items = self.sequence(expr)
+        if absolute(expr):
+            return self._once(tuple, expr, lambda frame: atomize(items(frame)))  # type: ignore[no-any-return]
+        return lambda frame: atomize(items(frame))
+
+    def single(self, expr: s.Expr) -> Callable[[Frame], Any]:
+        """One atomic value, None for nothing; XPTY0004 for several."""
+        atoms = self.atoms(expr)
+
+        def one(frame: Frame) -> Any:
+            found = atoms(frame)
+            if len(found) > 1:
+                raise FilterError("XPTY0004", f"Expected one value, found {len(found)}")
+            return found[0] if found else None
+
+        return one
+
+    # --- booleans ------------------------------------------------------------------------------------------------------------------
+
+    def boolean(self, expr: s.Expr) -> Test:
+        """The closure that gives the effective boolean value of `expr`."""
+        match expr:
+            case s.And():
+                return self._decided(expr.items, False)
+            case s.Or():
+                return self._decided(expr.items, True)
+            case s.Compare(kind="general"):
+                return self._general(expr)
+            case s.Compare(kind="value"):
+                return self._value(expr)
+            case s.Call(name=name) if len(expr.args) == 1 and name in _TESTS:
+                assert expr.args[0] is not None
+                return getattr(self, _TESTS[name])(expr.args[0])  # type: ignore[no-any-return]
+            case s.Call(name=name) if split(name) in _BOOLEAN_CALLS and FUNCTIONS[name].call is not None:
+                call = self.call(expr)
+                return lambda frame: bool(call(frame))
+            case s.Quantified():
+                return self._quantified(expr)
+            case s.If():
+                condition, then, otherwise = (self.boolean(one) for one in (expr.condition, expr.then, expr.otherwise))
+                return lambda frame: then(frame) if condition(frame) else otherwise(frame)
+            case _:
+                items = self.sequence(expr)
+                return lambda frame: effective_boolean(items(frame))
+
+    def _decided(self, items: tuple[s.Expr, ...], decisive: bool) -> Test:
+        """`or` (decisive True) and `and` (False): the first decisive operand answers, even after another has failed."""
+        tests = [self.boolean(one) for one in items]
+
+        def decide(frame: Frame) -> bool:
+            failure = None
+            for test in tests:
+                try:
+                    if test(frame) is decisive:
+                        return decisive
+                except FilterError as error:
+                    failure = failure or error
+            if failure is not None:
+                raise failure
+            return not decisive
+
+        return decide
+
+    def _exists(self, expr: s.Expr) -> Test:
+        items = self.sequence(expr)
+        return lambda frame: bool(items(frame))
+
+    def _empty(self, expr: s.Expr) -> Test:
+        items = self.sequence(expr)
+        return lambda frame: not items(frame)
+
+    def _not(self, expr: s.Expr) -> Test:
+        test = self.boolean(expr)
+        return lambda frame: not test(frame)
+
+    def _general(self, expr: s.Compare) -> Test:
+        left, right, op = self.atoms(expr.left), self.atoms(expr.right), expr.op
+        if op == "=" and isinstance(expr.right, s.Param) and expr.right.type == "string":
+            slot = expr.right.slot
+
+            def equal(frame: Frame) -> bool:
+                wanted = frame.params[slot]
+                found = left(frame)
+                for one in found:
+                    if not isinstance(one, str):
+                        return general(op, found, [wanted])
+                return wanted in found
+
+            return equal
+        return lambda frame: general(op, left(frame), right(frame))
+
+    def _value(self, expr: s.Compare) -> Test:
+        left, right, op = self.single(expr.left), self.single(expr.right), expr.op
+
+        def test(frame: Frame) -> bool:
+            one, other = left(frame), right(frame)
+            return one is not None and other is not None and compare(op, one, other)
+
+        return test
+
+    def _quantified(self, expr: s.Quantified) -> Test:
+        sources = [(one.name, self.sequence(one.source), self.matcher(one.type)) for one in expr.bindings]
+        condition = self.boolean(expr.condition)
+        decisive = not expr.every
+
+        def search(frame: Frame, depth: int) -> bool:
+            if depth == len(sources):
+                return condition(frame) is decisive
+            name, source, check = sources[depth]
+            failure = None
+            for item in source(frame):
+                try:
+                    check([item])
+                    if search(frame.bound(name, [item]), depth + 1):
+                        return True
+                except FilterError as error:
+                    failure = failure or error
+            if failure is not None:
+                raise failure
+            return False
+
+        return lambda frame: search(frame, 0) is decisive
+
+    # --- what the constructs share -------------------------------------------------------------------------------------------------
+
+    def matcher(self, wanted: s.SequenceType | None) -> Callable[[list[Any]], None]:
+        """A check that raises XPTY0004 where items do not match a declared type."""
+        from .instance import describe, matches
+
+        if wanted is None:
+            return lambda items: None
+
+        def check(items: list[Any]) -> None:
+            if not matches(items, wanted):
+                raise FilterError("XPTY0004", f"The value is not of type {describe(wanted)}")
+
+        return check
+
+    def call(self, expr: s.Call) -> Callable[[Frame], Any]:
+        """A call of a function of the table; the closure gives its bare result."""
+        entry = FUNCTIONS[expr.name]
+        args = [one for one in expr.args if one is not None]
+        if len(args) < len(entry.params) and len(args) == entry.least < len(entry.params) and _contextual(expr.name, len(args)):
+            args.append(s.ContextItem(expr.at))
+        params = entry.params if entry.params or not args else ()
+        params = params[:1] * len(args) if split(expr.name) == (FN, "concat") else params[: len(args)]
+        converters = [(self.sequence(arg), converter(param)) for arg, param in zip(args, params, strict=True)]
+        function = entry.call
+        if len(converters) == 1:
+            ((source, convert),) = converters
+            return lambda frame: function(convert(source(frame)))
+        if len(converters) == 2:
+            (first, one), (second, other) = converters
+            return lambda frame: function(one(first(frame)), other(second(frame)))
+        return lambda frame: function(*[convert(source(frame)) for source, convert in converters])
+
+    def filtered(self, predicates: tuple[s.Expr, ...]) -> Callable[[Frame, list[Any]], list[Any]]:
+        """Predicates applied to a sequence, one after the other (section 3.3.3)."""
+        made = [self._predicate(one) for one in predicates]
+        if len(made) == 1:
+            return made[0]
+
+        def apply(frame: Frame, items: list[Any]) -> list[Any]:
+            for one in made:
+                items = one(frame, items)
+            return items
+
+        return apply
+
+    def _predicate(self, expr: s.Expr) -> Callable[[Frame, list[Any]], list[Any]]:
+        if isinstance(expr, s.Literal) and expr.type == "integer":
+            place = int(expr.value)
+            return lambda _, items: items[place - 1:place] if place > 0 else []
+        if is_boolean(expr):
+            test = self.boolean(expr)
+
+            def choose(frame: Frame, items: list[Any]) -> list[Any]:
+                size = len(items)
+                return [item for place, item in enumerate(items, 1) if test(frame.inner(item, place, size))]
+
+            return choose
+        value = self.sequence(expr)
+
+        def select(frame: Frame, items: list[Any]) -> list[Any]:
+            size = len(items)
+            found = []
+            for place, item in enumerate(items, 1):
+                result = value(frame.inner(item, place, size))
+                if len(result) == 1 and is_numeric(result[0]):
+                    if result[0] == place:
+                        found.append(item)
+                elif effective_boolean(result):
+                    found.append(item)
+            return found
+
+        return select
+
+
+def _contextual(name: str, given: int) -> bool:
+    from .functions import CONTEXTUAL
+
+    uri, local = split(name)
+    return uri == FN and local in CONTEXTUAL and given == (1 if local == "lang" else 0)
+
+
+_TESTS: Final = {f"{{{FN}}}exists": "_exists", f"{{{FN}}}empty": "_empty", f"{{{FN}}}not": "_not", f"{{{FN}}}boolean": "boolean"}
+

@@ -1,0 +1,155 @@
+"""Filters that differ only in literals are compiled once: a template, and the literals of each filter.
+
+A literal is free when it is compared with something: it then changes neither what a filter means nor what it costs. All others belong to
+the template: positions, ranges, regular expressions, namespaces, and the type of a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, Final
+
+from . import syntax as s
+from .compiled import Compiled, compile_module
+from .lexer import Token, number
+from .module import MAX_LENGTH, Module, parse
+from .names import FN, split
+
+# What certainly are literals; that they all are, and that there are no others, is checked against the parser for each skeleton.
+_LITERAL: Final = re.compile(
+    r"""("[^"&]*"|'[^'&]*'|(?<![\w.\-·:$@])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))"""
+)
+
+# Skeletons and variants are kept for filters to come; a thousand of each is more than programs generate and about 20 MB.
+MAX_SKELETONS: Final = 1_000
+MAX_VARIANTS: Final = 1_000
+
+_FREE_SECOND: Final = frozenset((FN, name) for name in ("contains", "starts-with", "ends-with"))
+
+
+class _Skeleton:
+    """The texts that differ in literals only. `fixed` are the literals that belong to the template; None: nothing can be shared."""
+
+    __slots__ = ("fixed", "free", "variants")
+
+    def __init__(self, literals: int, free: frozenset[int] | None) -> None:
+        self.free = None if free is None else tuple(sorted(free))
+        self.fixed = tuple(slot for slot in range(literals) if free is None or slot not in free)
+        self.variants: dict[tuple[str, ...], Compiled] = {}
+
+
+_skeletons: OrderedDict[str, _Skeleton] = OrderedDict()
+
+
+def _kind(literal: str) -> str:
+    if literal[0] in "'\"":
+        return "s" if len(literal) > 2 else "n"  # the empty string starts every other: it is a kind of its own
+    if "e" in literal or "E" in literal:
+        return "e"
+    return "d" if "." in literal else "i"
+
+
+def value_of(literal: str) -> str | int | float | Decimal:
+    """The value of a literal that `_LITERAL` found: no quotes and no references inside."""
+    kind = _kind(literal)
+    if kind in "sn":
+        return literal[1:-1]
+    return number(Token({"i": "integer", "d": "decimal", "e": "double"}[kind], literal, 0, 0))
+
+
+def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
+    """The template of a filter's text, and the values of its free literals; raises FilterError."""
+    if not isinstance(text, str) or len(text) > MAX_LENGTH:
+        return compile_module(parse(text), {}), ()
+    parts = _LITERAL.split(text)
+    literals = parts[1::2]
+    parts[1::2] = [_kind(literal) for literal in literals]
+    mark = "\0".join(parts)
+    skeleton = _skeletons.get(mark)
+    if skeleton is None:
+        return _first(text, mark, literals)
+    _skeletons.move_to_end(mark)
+    key = tuple([literals[slot] for slot in skeleton.fixed])
+    found = skeleton.variants.get(key)
+    if found is None:
+        found = _add(skeleton, key, text, parse(text), literals)
+    if skeleton.free is None:
+        return found, ()
+    return found, tuple([value_of(literals[slot]) for slot in skeleton.free])
+
+
+def _first(text: str, mark: str, literals: list[str]) -> tuple[Compiled, tuple[Any, ...]]:
+    module = parse(text)
+    skeleton = _Skeleton(len(literals), _free(module, literals))
+    key = tuple(literals[slot] for slot in skeleton.fixed)
+    found = _add(skeleton, key, text, module, literals)
+    _skeletons[mark] = skeleton
+    if len(_skeletons) > MAX_SKELETONS:
+        _skeletons.popitem(last=False)
+    return found, tuple(value_of(literals[slot]) for slot in skeleton.free or ())
+
+
+def _add(skeleton: _Skeleton, key: tuple[str, ...], text: str, module: Module, literals: list[str]) -> Compiled:
+    slots = {} if skeleton.free is None else dict(zip(_starts(text, skeleton.free), range(len(skeleton.free)), strict=True))
+    found = compile_module(module, slots)
+    if len(skeleton.variants) >= MAX_VARIANTS:
+        skeleton.variants.clear()
+    skeleton.variants[key] = found
+    return found
+
+
+def _starts(text: str, free: tuple[int, ...]) -> list[int]:
+    starts = [found.start() for found in _LITERAL.finditer(text)]
+    return [starts[slot] for slot in free]
+
+
+def _roots(module: Module) -> Iterator[s.Expr]:
+    yield module.body
+    for variable in module.variables:
+        if variable.value is not None:
+            yield variable.value
+    for function in module.functions:
+        yield function.body
+
+
+def _free(module: Module, literals: list[str]) -> frozenset[int] | None:
+    """The slots of the free literals; None when the parser sees other literals in the expression than the pattern does."""
+    starts = {found.start(): (slot, found.end()) for slot, found in enumerate(_LITERAL.finditer(module.text))}
+    free: set[int] = set()
+    for root in _roots(module):
+        for expr in s.walk(root):
+            if isinstance(expr, s.Literal) and expr.end > 0 and starts.get(expr.at, (0, -1))[1] != expr.end:
+                return None
+    seen = {expr.at for root in _roots(module) for expr in s.walk(root) if isinstance(expr, s.Literal)}
+    if any(start >= module.start and start not in seen for start in starts):
+        return None
+    for expr in s.walk(module.body):
+        for literal in _comparands(expr):
+            if literal.end > 0 and len(str(literal.value)) <= 200:
+                free.add(starts[literal.at][0])
+    return frozenset(free)
+
+
+def _comparands(expr: s.Expr) -> Iterator[s.Literal]:
+    """The literals that something else is compared with."""
+    if isinstance(expr, s.Compare) and expr.kind != "node":
+        sides = (expr.left, expr.right)
+        if all(_constant(side) for side in sides):
+            return
+        for side in sides:
+            if isinstance(side, s.Literal):
+                yield side
+            elif isinstance(side, s.Sequence) and expr.kind == "general" and _constant(side):
+                yield from (one for one in side.items if isinstance(one, s.Literal))
+    elif isinstance(expr, s.Call) and split(expr.name) in _FREE_SECOND and len(expr.args) == 2:
+        if isinstance(expr.args[1], s.Literal) and expr.args[1].type == "string" and not isinstance(expr.args[0], s.Literal):
+            yield expr.args[1]
+
+
+def _constant(expr: s.Expr) -> bool:
+    return isinstance(expr, s.Literal) or (isinstance(expr, s.Sequence) and all(isinstance(one, s.Literal) for one in expr.items))
+
+
