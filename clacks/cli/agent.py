@@ -35,7 +35,7 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         CLACKS_LOG_LEVEL=debug clacks-agent --listen localhost:0 --state-dir ./state
     """,
 )
-@click.option("--config", metavar="F", type=click.Path(path_type=Path), help="The configuration file (TOML); docs/configuration.md says more.")
+@click.option("--config", metavar="F", type=click.Path(path_type=Path), help="The configuration file (TOML); see docs/configuration.md.")
 @click.option("--demo", is_flag=True, help="To try things: loopback only, ports 5672 and 5671, user admin with the password secret.")
 @_flags
 @version_option("clacks-agent")

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from ..common.components.client import BusClient
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_URL = "amqp://localhost/org.clacks"
 
-url_option: Callable[[Any], Any] = click.option(
-    "--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True,
-    help="The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them.",
-)  # fmt: skip
+
+def url_option(function: F) -> F:
+    text = "The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them."
+    return click.option("--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True, help=text)(function)
 
 
 def on_bus(url: str, work: Callable[[BusClient], Awaitable[T]]) -> T:

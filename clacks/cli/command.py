@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +16,8 @@ from .. import __version__
 from ..common.errors import EXIT_FAILED, ClacksError
 from . import EXIT_INTERRUPTED
 from .output import print_error, print_json
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Set to anything, it shows the traceback of an unexpected error.
 DEBUG = "CLACKS_DEBUG"
@@ -70,9 +73,9 @@ class Group(_WithExamples, click.Group):
     command_class = Command
 
 
-def version_option(name: str) -> Any:
+def version_option(name: str) -> Callable[[F], F]:
     return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")
 
 
-def json_option(what: str = "Print JSON.") -> Any:
-    return click.option("--json", "as_json", is_flag=True, help=what)
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, an error too.")(function)

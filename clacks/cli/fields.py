@@ -73,7 +73,8 @@ class _Builder:
         found = same[number - 1] if 0 < number <= len(same) else same[-1] if same and not number else None
         taken = found is not None and leaf and (found in self._filled or len(found) > 0)
         if number > len(same) + 1 or (number and taken):
-            raise _wrong(field, f"{'it has a value already' if taken else 'one is missing before it'}. The next is {name}[{len(same) + 1}].")
+            reason = "it has a value already" if taken else "one is missing before it"
+            raise _wrong(field, f"{reason}. The next is {name}[{len(same) + 1}].")
         if found is not None and not taken:
             return found
         parent.append(child)

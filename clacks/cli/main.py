@@ -1,10 +1,16 @@
-"""`clacks`: the group of the commands that look at a bus."""
+"""`clacks`: the group of the commands that look at a bus. Each is in a file of its own and loads what it needs when it runs."""
 
 from __future__ import annotations
 
 import click
 
+from .call import call
 from .command import Group, version_option
+from .consume import consume
+from .demo import demo
+from .schemas import schemas
+from .status import status
+from .user import user
 
 
 @click.group(
@@ -23,9 +29,12 @@ from .command import Group, version_option
 def clacks() -> None:
     """Clacks, an event bus for infrastructure: look at it from a shell.
 
-    `clacks demo` shows the main job in seconds. An agent is run by `clacks-agent`, an event published by `sendEvent`.
-
-    CLACKS_URL names the agent for all of them.
+    `clacks demo` shows the main job in seconds. An agent is run by `clacks-agent`, an event published by `sendEvent`. CLACKS_URL names the
+    agent for all of them.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 the event is invalid, 4 not permitted, 5 no agent can be reached, 6 nothing arrived in time.
     """
+
+
+for command in (call, consume, demo, schemas, status, user):
+    clacks.add_command(command)

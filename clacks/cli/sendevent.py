@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples="""
         sendEvent PhoneStatus CallerId=012345 ReceiverId=12343424 Status=busy
-        sendEvent ClientAnnounce Id=17 Name=desk-17 NetworkInformation/NetworkDevice/Name=eth0 NetworkInformation/NetworkDevice/MAC=00:00:5e:00:53:01
+        sendEvent ClientAnnounce Id=17 Name=desk-17 NetworkInformation/NetworkDevice/Name=eth0
         sendEvent UserSession Id=desk-17 User=anna User=berta
         sendEvent --property site=oslo --ttl 60 ClientPoll
         sendEvent --file event.xml
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="NAME|-", required=False)
 @click.argument("fields", metavar="FIELD=VALUE...", nargs=-1)
 @click.option("--file", metavar="F", type=click.Path(path_type=Path), help="Send the event in this file (XML); - is the standard input.")
-@click.option("--property", "properties", metavar="NAME=VALUE", multiple=True, help="An application property of the message; several may be given.")
-@click.option("--ttl", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Let it expire where it has not been delivered after S seconds.")
+@click.option("--property", "properties", metavar="NAME=VALUE", multiple=True, help="An application property; may be given several times.")
+@click.option("--ttl", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is not delivered any more.")
 @click.option("--dry-run", is_flag=True, help="Print the event's XML and send nothing.")
 @url_option
-@json_option()
+@json_option
 @version_option("sendEvent")
 def send_event(
     name: str | None,

@@ -94,6 +94,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("bus-stopping", "The agent is stopping. Connect again in a moment, or to another agent.", "amqp:connection:forced",
      EXIT_UNREACHABLE, 503),
     # --- commands ---
+    ("nothing-arrived", "{found} arrived within {seconds:g} s. Is one published, and does the filter match it? `clacks consume` without a"
+     " filter shows everything.", "amqp:resource-limit-exceeded", EXIT_NOTHING_ARRIVED, 504),
     ("command-malformed", "The command is not JSON of the form {{\"method\", \"params\", \"id\"}}: {reason}.", "amqp:decode-error",
      EXIT_USAGE, 400),
     ("command-unknown", "No command is called {method!r}. {hint}", "amqp:not-found", EXIT_USAGE, 404),

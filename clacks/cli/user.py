@@ -1,0 +1,166 @@
+"""`clacks user`: who may get in. It writes the users file of an agent on this machine; no agent need be running."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..common.errors import ClacksError
+from .command import Group, json_option, version_option
+from .output import print_json, print_table
+
+if TYPE_CHECKING:
+    from ..agent.users import User
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(
+    cls=Group,
+    examples="""
+        clacks user add anna
+        clacks user add admin --admin --state-dir /var/lib/clacks
+        pwgen 20 1 | tee secret | clacks user add robot --password-stdin
+        clacks user passwd anna
+        clacks user remove anna --config /etc/clacks/agent.toml
+        clacks user list
+    """,
+)
+def user() -> None:
+    """Manage the users of an agent.
+
+    The users file is that of the agent on this machine with the same --config, --state-dir, or CLACKS_* environment. No password is stored in it. A running
+    agent reads it again at SIGHUP.
+    """
+
+
+def _place(function: F) -> F:
+    for name, text in (
+        ("--users-file", "The users file itself."),
+        ("--state-dir", "The agent's state folder, with the users file users.toml in it."),
+        ("--config", "The agent's configuration file, which says where the users are."),
+    ):
+        function = click.option(name, metavar="D" if name == "--state-dir" else "F", type=click.Path(path_type=Path), help=text)(function)
+    return function
+
+
+def _password_option(function: F) -> F:
+    text = "Take the first line of the standard input as the password instead of asking for it."
+    return click.option("--password-stdin", is_flag=True, help=text)(function)
+
+
+@user.command(
+    examples="""
+        clacks user add anna
+        clacks user add admin --admin
+        clacks user add robot --password-stdin < secret
+    """,
+)
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="An administrator, who may stop the agent.")
+@_password_option
+@_place
+@version_option("clacks user add")
+def add(name: str, admin: bool, password_stdin: bool, **place: Path | None) -> None:
+    """Add the user NAME. The password is asked for."""
+    from ..agent.users import ADMINISTRATORS
+
+    path, users = _read(place)
+    if name in users:
+        raise _wrong(path, f"there is a user {name} already", f"`clacks user passwd {name}` changes the password.")
+    users[name] = _user(name, password_stdin, [ADMINISTRATORS] if admin else [])
+    _write(path, users, f"added: {name}{', an administrator,' if admin else ''}")
+
+
+@user.command(
+    examples="""
+        clacks user passwd anna
+        clacks user passwd robot --password-stdin < secret
+    """,
+)
+@click.argument("name")
+@_password_option
+@_place
+@version_option("clacks user passwd")
+def passwd(name: str, password_stdin: bool, **place: Path | None) -> None:
+    """Set another password for the user NAME."""
+    path, users = _read(place)
+    users[name] = _user(name, password_stdin, sorted(_known(path, users, name).groups))
+    _write(path, users, f"changed: the password of {name}")
+
+
+@user.command(examples="clacks user remove anna")
+@click.argument("name")
+@_place
+@version_option("clacks user remove")
+def remove(name: str, **place: Path | None) -> None:
+    """Remove the user NAME."""
+    path, users = _read(place)
+    _known(path, users, name)
+    del users[name]
+    _write(path, users, f"removed: {name}")
+
+
+@user.command(
+    "list",
+    examples="""
+        clacks user list
+        clacks user list --json --state-dir /var/lib/clacks
+    """,
+)
+@_place
+@json_option
+@version_option("clacks user list")
+def list_(as_json: bool, **place: Path | None) -> None:
+    """List the users."""
+    path, users = _read(place)
+    if as_json:
+        print_json([{"name": name, "groups": sorted(found.groups)} for name, found in sorted(users.items())])
+    elif users:
+        print_table(["user", "groups"], [[name, ", ".join(sorted(found.groups))] for name, found in sorted(users.items())])
+    else:
+        click.echo(f"No users in {path}. `clacks user add NAME` makes one.")
+
+
+def _read(place: dict[str, Path | None]) -> tuple[Path, dict[str, User]]:
+    """Where the users are, and who they are. Raises ClacksError."""
+    from ..agent.config import load
+    from ..agent.users import read_users
+
+    path = load(place.pop("config"), place).users_file
+    return path, read_users(path)
+
+
+def _write(path: Path, users: dict[str, User], done: str) -> None:
+    from ..agent.users import write_users
+
+    write_users(path, users)
+    click.echo(f"{done} in {path}. A running agent reads it at SIGHUP.")
+
+
+def _user(name: str, password_stdin: bool, groups: list[str]) -> User:
+    from ..agent.users import NAME, make_user
+
+    if not NAME.fullmatch(name):
+        make_user(name, "unused")  # raises, before a password is asked for
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        password = click.prompt(f"Password for {name}", hide_input=True, confirmation_prompt="Once more", err=True)
+    else:
+        raise click.UsageError("There is no terminal to ask for the password; give it with --password-stdin.")
+    return make_user(name, password, groups)
+
+
+def _known(path: Path, users: dict[str, User], name: str) -> User:
+    if name not in users:
+        raise _wrong(path, f"there is no user {name}", "`clacks user list` lists them.")
+    return users[name]
+
+
+def _wrong(path: Path, reason: str, hint: str) -> ClacksError:
+    return ClacksError("config-invalid", source=str(path), reason=reason, hint=hint)
