@@ -162,11 +162,16 @@ def _last_elements(events: Any) -> tuple[etree._Element | None, etree._Element |
 def problems_of(element: Any, child: etree._Element, limit: int) -> list[Problem]:
     """xmlschema's errors of `child` against its schema `element`, the first `limit`; one for each place."""
     problems: dict[str, Problem] = {}
-    for error in element.iter_errors(child):
-        problem = _problem(element, child, error)
-        problems.setdefault(problem.path, problem)
-        if len(problems) == limit:
-            break
+    try:
+        for error in element.iter_errors(child):
+            problem = _problem(element, child, error)
+            problems.setdefault(problem.path, problem)
+            if len(problems) == limit:
+                break
+    except Exception as error:
+        # xmlschema lets errors of Python through that a value causes: OverflowError for the year 10^19, and who knows what else.
+        if not problems:
+            problems[""] = Problem(path_of(child), f"a value in it is beyond what can be validated ({type(error).__name__})")
     return sorted(problems.values(), key=lambda problem: problem.line)
 
 

@@ -17,7 +17,7 @@ from clacks.common.event import ROOT, Event, child_of
 from clacks.common.explain import first_entry, first_of, first_problem, problem_of, problems_of
 from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
-from clacks.common.xsd import Declared, XsdFile
+from clacks.common.xsd import Broken, Declared, XsdFile
 
 # Up to this size `examine` takes less than 5 ms whatever the bytes say (2.5 ms at the densest; at 64 KiB it was 6), so it may run on an
 # event loop. XSD 1.1 is never that fast: ask `needs_worker`.
@@ -108,8 +108,12 @@ class EventSchema:
             return []
         if len(body) > EXPLAINED_BYTES or body.count(b"<") > EXPLAINED_TAGS:
             return [fault if self.version != "1.0" else first_problem(self.file.judge, readable(body), _PIECE) or fault]
-        # libxml2's verdict stands also where xmlschema finds nothing wrong (DESIGN: the two disagree on a few lexical forms).
-        return problems_of(self.element, child_of(root), limit) or [fault]
+        try:
+            element = self.element
+        except Broken:
+            return [fault]
+        # libxml2's verdict stands also where xmlschema finds nothing wrong: the two disagree on a few lexical forms.
+        return problems_of(element, child_of(root), limit) or [fault]
 
 
 class SchemaSet(Mapping[str, EventSchema]):
