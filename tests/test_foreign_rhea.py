@@ -18,23 +18,12 @@ from typing import Any
 
 import pytest
 from conftest import DEADLINE, RunningAgent
+from samples import EVENTS, event, leave, phone, puppet_report
 
 FOLDER = Path(__file__).parent / "rhea"
 DOMAIN = "org.clacks"
-EVENTS = "http://www.gonicus.de/Events"
 
 Play = Callable[..., list[dict[str, Any]]]
-
-
-def event(name: str, *fields: tuple[str, str]) -> str:
-    return f'<Event xmlns="{EVENTS}"><{name}>' + "".join(f"<{tag}>{text}</{tag}>" for tag, text in fields) + f"</{name}></Event>"
-
-
-def phone(status: str = "busy") -> str:
-    return event("PhoneStatus", ("CallerId", "012345"), ("ReceiverId", "12343424"), ("Status", status))
-
-
-LEAVE = event("ClientLeave", ("Id", "c-1"))
 
 
 class Like:
@@ -50,12 +39,6 @@ class Like:
 
     def __repr__(self) -> str:
         return f"Like({self.pattern!r})"
-
-
-def puppet_report(size: int) -> str:
-    """A valid event of at least `size` bytes."""
-    log = "<PuppetLog><Timestamp>2024-05-31T13:20:00Z</Timestamp><Level>notice</Level><Message>ensure changed</Message></PuppetLog>"
-    return f'<Event xmlns="{EVENTS}"><PuppetReport><Id>c-1</Id>{log * (size // len(log) + 1)}</PuppetReport></Event>'
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +203,7 @@ CODE = 0x0000468C00000005
 
 @pytest.mark.parametrize("descriptor", [SYMBOL, CODE])
 def test_subscribe_with_a_filter(play: Play, descriptor: str | int) -> None:
-    messages = [("other event", LEAVE), ("other status", phone("free")), ("wanted", phone("busy"))]
+    messages = [("other event", leave("c-1")), ("other status", phone("free")), ("wanted", phone("busy"))]
     assert play("subscribe", filter=BUSY, descriptor=descriptor, key="any-key", messages=messages, arrive=1) == [
         {"attached": DOMAIN, "inForce": {"any-key": {"descriptor": str(descriptor), "text": BUSY}}},
         {"what": "other event", "outcome": "accepted"},
@@ -232,17 +215,17 @@ def test_subscribe_with_a_filter(play: Play, descriptor: str | int) -> None:
 
 def test_a_filter_that_is_no_xquery_is_not_in_force(play: Play) -> None:
     assert play(
-        "subscribe", filter="colour = 'red'", descriptor="apache.org:selector-filter:string", messages=[("any", LEAVE)], arrive=1
+        "subscribe", filter="colour = 'red'", descriptor="apache.org:selector-filter:string", messages=[("any", leave("c-1"))], arrive=1
     ) == [
         {"attached": DOMAIN, "inForce": {}},
         {"what": "any", "outcome": "accepted"},
-        {"arrived": LEAVE, "settled": False},
+        {"arrived": leave("c-1"), "settled": False},
     ]
 
 
 def test_subscribe_to_one_event_by_address(play: Play) -> None:
     address = f"{DOMAIN}.event.PhoneStatus"
-    assert play("subscribe", address=address, messages=[("other", LEAVE), ("wanted", phone())], arrive=1) == [
+    assert play("subscribe", address=address, messages=[("other", leave("c-1")), ("wanted", phone())], arrive=1) == [
         {"attached": address, "inForce": {}},
         {"what": "other", "outcome": "accepted"},
         {"what": "wanted", "outcome": "accepted"},
@@ -257,7 +240,7 @@ def test_a_filter_narrows_an_address(play: Play) -> None:
 
 
 def test_subscribe_for_settled_deliveries(play: Play) -> None:
-    assert play("subscribe", settled=True, messages=[("any", LEAVE)], arrive=1)[-1] == {"arrived": LEAVE, "settled": True}
+    assert play("subscribe", settled=True, messages=[("any", leave("c-1"))], arrive=1)[-1] == {"arrived": leave("c-1"), "settled": True}
 
 
 def test_application_properties_are_external_variables(play: Play) -> None:
@@ -265,19 +248,19 @@ def test_application_properties_are_external_variables(play: Play) -> None:
         "subscribe",
         filter="declare variable $customer external; declare variable $urgent as xs:boolean external; $urgent and $customer = 'ACME'",
         messages=[
-            ("without", event("ClientLeave", ("Id", "without"))),
-            ("another customer", event("ClientLeave", ("Id", "another")), {"customer": "Other", "urgent": True}),
-            ("another type", event("ClientLeave", ("Id", "type")), {"customer": "ACME", "urgent": "yes"}),
-            ("wanted", event("ClientLeave", ("Id", "wanted")), {"customer": "ACME", "urgent": True}),
+            ("without", leave("without")),
+            ("another customer", leave("another"), {"customer": "Other", "urgent": True}),
+            ("another type", leave("type"), {"customer": "ACME", "urgent": "yes"}),
+            ("wanted", leave("wanted"), {"customer": "ACME", "urgent": True}),
         ],
         arrive=1,
     )
     assert [line["outcome"] for line in lines[1:-1]] == ["accepted"] * 4
-    assert lines[-1] == {"arrived": event("ClientLeave", ("Id", "wanted")), "settled": False}
+    assert lines[-1] == {"arrived": leave("wanted"), "settled": False}
 
 
 def test_credit_is_kept_to(play: Play) -> None:
-    calls = [event("ClientLeave", ("Id", f"c-{number}")) for number in range(4)]
+    calls = [leave(f"c-{number}") for number in range(4)]
     assert play("credit", messages=[("", text) for text in calls]) == [
         {"credit": 1, "arrived": calls[:1]},
         {"credit": "one more", "arrived": calls[1]},
