@@ -12,7 +12,7 @@ import ssl
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from .engine import (
     SCRATCH_SIZE,
@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._closing = False
+        self._farewell = False
         self._condition: Condition | None = None
         self._told = False
         self.ready.add_done_callback(_retrieve)
@@ -196,16 +197,17 @@ class Connection(asyncio.Protocol):
     # --- closing ---
 
     def close(self, condition: Condition | None = None) -> None:
-        """Close gracefully: the peer is told, gets what is under way, and has CLOSE_SECONDS to answer (2.4.3)."""
+        """Close gracefully: the peer gets what is under way, is told, and has CLOSE_SECONDS for all of it (2.4.3).
+
+        The close frame waits until no delivery waits for the peer's session window any more: the engine would forget them."""
         if self._closing:
             return
         self._closing = True
         if self._engine is None:
             self.abort()
             return
-        pointer = self._engine.connection
-        write_condition(lib.pn_connection_condition(pointer), condition)
-        lib.pn_connection_close(pointer)
+        self._farewell = True
+        write_condition(lib.pn_connection_condition(self._engine.connection), condition)
         self.touch()
         self._deadline = self.loop.call_later(CLOSE_SECONDS, self.abort)
 
@@ -221,13 +223,12 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self.peer = transport.get_extra_info("peername")
         self.secure = transport.get_extra_info("ssl_object") is not None
         self._deadline = self.loop.call_later(HANDSHAKE_SECONDS, self._too_slow)
         self._handshake = self._make_handshake(self)
-        self._handshake.start(transport, self._authenticated, self._not_authenticated)
+        self._handshake.start(self._transport, self._authenticated, self._not_authenticated)
 
     def data_received(self, data: bytes) -> None:
         if self._handshake is not None:
@@ -460,6 +461,10 @@ class Connection(asyncio.Protocol):
             _pop(transport, size)
             pending = _pending(transport)
         self._dispatch(engine)
+        if self._farewell and not any(type(link) is Sender and link.stuffed for link in self._links.values()):
+            self._farewell = False
+            lib.pn_connection_close(engine.connection)
+            self.touch()
         if pending < 0:  # the engine has said all: our close is out, and the peer's is in or will not be waited for
             self._closing = True
             out.close()

@@ -182,6 +182,11 @@ class Sender(Link):
         return True
 
     @property
+    def stuffed(self) -> bool:
+        """Deliveries of this link's session wait in the engine for the peer's window (2.5.6)."""
+        return self.alive and bool(lib.pn_session_outgoing_bytes(self._session))
+
+    @property
     def unsettled(self) -> int:
         """Deliveries sent that the peer has not settled."""
         return len(self._unsettled)

@@ -130,11 +130,14 @@ class Handshake:
 
     async def _frame(self, *expected: int) -> tuple[int, list[Any]]:
         """The next SASL frame (5.3.1): its code and its fields."""
-        head = await self._exactly(8)
-        size, offset, kind = int.from_bytes(head[:4], "big"), head[4] * 4, head[5]
-        if kind != 1 or not 8 <= offset <= size <= MAX_SASL_FRAME:
+        size = int.from_bytes(await self._exactly(4), "big")
+        if not 8 <= size <= MAX_SASL_FRAME:
             raise CodecError("not a SASL frame")
-        body = (await self._exactly(size - 8))[offset - 8 :]
+        frame = await self._exactly(size - 4)
+        offset, kind = frame[0] * 4, frame[1]
+        if kind != 1 or not 8 <= offset <= size:
+            raise CodecError("not a SASL frame")
+        body = frame[offset - 4 :]
         value, _ = decode(body)
         if not isinstance(value, Described) or value.descriptor not in expected or not isinstance(value.value, list):
             raise CodecError("an unexpected SASL frame")

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 
-from .connection import Connection, ConnectionHandler, Options
+from .connection import HANDSHAKE_SECONDS, Connection, ConnectionHandler, Options
 from .outcome import Condition
 from .sasl import Authenticator, ServerHandshake
 
@@ -24,11 +24,10 @@ class Listener:
 
     def accept(self) -> Connection:
         """The protocol of one connection that comes in."""
-        connection = Connection(self._options, self._handler, self._handshake, server=True, on_lost=self.connections.discard)
-        self.connections.add(connection)
-        return connection
+        return Connection(self._options, self._handler, self._handshake, server=True, on_lost=self.connections.discard)
 
     def _handshake(self, connection: Connection) -> ServerHandshake:
+        self.connections.add(connection)  # from here on it will be lost once; before TLS is up it may end without a word
         return ServerHandshake(self._authenticator, secure=connection.secure, loopback=connection.loopback)
 
     @property
@@ -71,7 +70,14 @@ async def serve(
     for family, _, _, _, address in sorted(set(found)):  # IPv4 before IPv6
         try:
             server = await loop.create_server(
-                listener.accept, str(address[0]), port, family=family, backlog=BACKLOG, ssl=tls, reuse_address=True
+                listener.accept,
+                str(address[0]),
+                port,
+                family=family,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+                reuse_address=True,
             )
         except OSError as error:
             refused = error
