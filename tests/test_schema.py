@@ -247,7 +247,7 @@ def test_an_event_that_no_schema_describes(inside: str, sentence: str) -> None:
     assert error.code == INSTALLED.current.explain(event(inside)).code == "event-unknown"
     assert sentence in str(error)
     assert len(str(error)) < 400
-    with pytest.raises(ClacksError, match="No schema is called PhoneStat[.] Did you mean PhoneStatus"):
+    with pytest.raises(ClacksError, match=r"No schema is called PhoneStat\. Did you mean PhoneStatus"):
         INSTALLED.current.named("PhoneStat")
 
 

@@ -172,7 +172,7 @@ def problems_of(element: Any, child: etree._Element, limit: int) -> list[Problem
         # xmlschema lets errors of Python through that a value causes: OverflowError for the year 10^19, and who knows what else.
         if not problems:
             problems[""] = Problem(path_of(child), f"a value in it is beyond what can be validated ({type(error).__name__})")
-    return sorted(problems.values(), key=lambda problem: problem.line)
+    return sorted(problems.values(), key=lambda problem: (problem.reason == _RULE, problem.line))
 
 
 def _problem(element: Any, child: etree._Element, error: Any) -> Problem:
@@ -199,10 +199,13 @@ def _problem(element: Any, child: etree._Element, error: Any) -> Problem:
     if match := re.match(r"duplicated value \((.*?),?\) for Xsd\w+\(name='([^']*)'\)", reason):
         return Problem(path, f"{match[1]} occurs twice", f"different values (rule {match[2].rpartition(':')[2]})", line)
     if hasattr(error.validator, "token"):  # an assertion of XSD 1.1
-        return Problem(path, "it does not meet a rule of its schema", shortened(error.validator.path, 300), line)
+        return Problem(path, _RULE, shortened(error.validator.path, 300), line)
     reason, expected = _WORDS.get(reason, (reason, ""))
     return Problem(path, reason, expected, line)
 
+
+# Of an assertion. It comes last: one about a value that is itself wrong fails too.
+_RULE: Final = "it does not meet a rule of its schema"
 
 # xmlschema's sentences that leave out what would be right.
 _WORDS: Final = {
