@@ -13,6 +13,8 @@ from .. import __version__
 from ..amqp import Condition, Listener, Options, serve
 from ..common.errors import ClacksError
 from ..common.schema import SchemaRegistry
+from ..common.schemaset import EventSchema
+from ..common.xsd import Broken
 from ..xquery import FilterError
 from .broker.embedded import EmbeddedBroker
 from .broker.subscription import Subscription
@@ -51,8 +53,8 @@ class Agent:
 
     # --- life ---
 
-    async def start(self) -> list[str]:
-        """Listen; answer the URL of each listener. Raises ClacksError if an address cannot be had."""
+    async def start(self, *, watch: bool = True) -> list[str]:
+        """Listen; answer the URL of each listener. `watch` the folders of schemas. Raises ClacksError if an address cannot be had."""
         config = self.config
         for problem in self.schemas.problems:
             log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
@@ -74,8 +76,15 @@ class Agent:
             shown = f"[{host}]" if ":" in host else host
             self.listeners.append((f"{scheme}://{shown}:{listener.address[1]}/{config.domain}", listener))
         self.node.start()
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        if watch:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return [url for url, _ in self.listeners]
+
+    def listener(self) -> Listener:
+        """A listener without a socket: whoever has a transport of another kind lets connections in through its `accept`."""
+        listener = Listener(self._options(), self.broker, self.users)
+        self.listeners.append(("memory", listener))
+        return listener
 
     def _options(self) -> Options:
         return Options(
@@ -143,7 +152,7 @@ class Agent:
 
     def events(self) -> list[dict[str, Any]]:
         schemas = self.schemas.current
-        return [{"name": name, "documentation": schemas[name].documentation} for name in sorted(schemas)]
+        return [_event(schemas[name]) for name in sorted(schemas)]
 
     def schema(self, name: str) -> str:
         return self.schemas.current.named(name).source
@@ -168,6 +177,14 @@ class Agent:
 
     def administers(self, user: str) -> bool:
         return self.users.administers(user)
+
+
+def _event(schema: EventSchema) -> dict[str, Any]:
+    """An event with its fields; without them where xmlschema does not take a file that libxml2 takes."""
+    try:
+        return schema.to_json() | {"fields": [field.to_json() for field in schema.fields()]}
+    except Broken:
+        return schema.to_json()
 
 
 def _described(subscriptions: Sequence[Subscription]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ DEFAULT_URL = "amqp://localhost/org.clacks"
 
 
 def url_option(function: F) -> F:
-    text = "The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them."
+    text = f"The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them. Default: {DEFAULT_URL}."
     return click.option("--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True, help=text)(function)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .bus import on_bus, url_option
-from .command import Command, json_option, version_option
+from .command import Command, json_option
 from .output import print_json, print_pretty
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _KEYWORD: Final = re.compile(r"[A-Za-z_]\w*=")
 )
 @url_option
 @json_option
-@version_option("clacks call")
 def call(method: str, arguments: tuple[str, ...], target: str, timeout: float, url: str, as_json: bool) -> None:
     """Call a command of an agent.
 

@@ -10,7 +10,7 @@ import click
 
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
-from .command import Command, version_option
+from .command import Command, json_option
 from .output import console, print_json, styled
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     help="xml and json print one event a line; json adds what the bus knows about it.",
 )  # fmt: skip
 @url_option
-@version_option("clacks consume")
-def consume(xquery: str | None, event: str | None, count: int | None, timeout: float | None, form: str, url: str) -> None:
+@json_option
+def consume(xquery: str | None, event: str | None, count: int | None, timeout: float | None, form: str, url: str, as_json: bool) -> None:
     """Print events as they come.
 
     Those that XQUERY matches, or all of them, until Ctrl-C.
@@ -53,7 +53,7 @@ def consume(xquery: str | None, event: str | None, count: int | None, timeout: f
 
         seen = 0
         async with bus.events(xquery, event=event) as events:
-            show = await _printer(form, bus)
+            show = await _printer("json" if as_json else form, bus)
             if sys.stderr.isatty():
                 click.echo(styled(f"listening on {bus.urls[0]}, Ctrl-C ends", dim=True), err=True)
             try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..common.errors import ClacksError
-from .command import Command, version_option
+from .command import Command
 from .output import print_error, styled
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ SECONDS: Final = 30
 
 
 @click.command(cls=Command, examples="clacks demo")
-@version_option("clacks demo")
 def demo() -> None:
     """Show what Clacks does, in seconds.
 
-    An agent, a consumer with a filter and a publisher of a few events run in this terminal. The agent listens on a free loopback port with a password made up on the spot, uses nothing of yours, ends by itself and leaves nothing behind.
+    An agent, a consumer with a filter and a publisher of a few events run in this terminal. The agent listens on a free
+    loopback port with a password made up on the spot. Nothing of yours is used, it ends by itself, and it leaves nothing behind.
     """
     import asyncio
     import tempfile

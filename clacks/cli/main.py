@@ -29,8 +29,8 @@ from .user import user
 def clacks() -> None:
     """Clacks, an event bus for infrastructure: look at it from a shell.
 
-    `clacks demo` shows the main job in seconds. An agent is run by `clacks-agent`, an event published by `sendEvent`. CLACKS_URL names the
-    agent for all of them.
+    `clacks demo` shows the main job in seconds. `clacks-agent` runs an agent, `sendEvent` publishes an event. CLACKS_URL names the agent
+    for all of them.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 the event is invalid, 4 not permitted, 5 no agent can be reached, 6 nothing arrived in time.
     """

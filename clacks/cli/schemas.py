@@ -12,7 +12,7 @@ import click
 
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
-from .command import Command, json_option, version_option
+from .command import Command, json_option
 from .output import print_json, print_table, styled
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _SAMPLES: Final = {
 @click.option("--xsd", is_flag=True, help="Print the schema file of NAME.")
 @url_option
 @json_option
-@version_option("clacks schemas")
 def schemas(name: str | None, xsd: bool, url: str, as_json: bool) -> None:
     """Show which events there are.
 
@@ -122,5 +121,9 @@ def _needed(fields: Mapping[str, Entry], parent: str) -> Iterator[str]:
 def _sample(field: Entry) -> str:
     if field.get("values"):
         return str(field["values"][0])
-    low = re.search(r"from (-?\d+)", str(field.get("expected", "")))
-    return low[1] if low and _SAMPLES.get(field["type"]) == "1" and int(low[1]) > 1 else _SAMPLES.get(field["type"], "text")
+    sample = _SAMPLES.get(field["type"])
+    if sample is None:  # what the documentation gives as an example, in the words of our own schemas
+        said = re.search(r", as (\S+)\.$", _line(field))
+        return said[1] if said else "text"
+    low = re.search(r"from (\d+)", str(field.get("expected", ""))) if sample == "1" else None
+    return low[1] if low and low[1] != "0" else sample

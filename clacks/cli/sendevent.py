@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         sendEvent - < event.xml
     """,
 )
-@click.argument("name", metavar="NAME|-", required=False)
-@click.argument("fields", metavar="FIELD=VALUE...", nargs=-1)
+@click.argument("name", metavar="[NAME|-]", required=False)
+@click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
 @click.option("--file", metavar="F", type=click.Path(path_type=Path), help="Send the event in this file (XML); - is the standard input.")
 @click.option("--property", "properties", metavar="NAME=VALUE", multiple=True, help="An application property; may be given several times.")
 @click.option("--ttl", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is not delivered any more.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .bus import on_bus, url_option
-from .command import Command, json_option, version_option
+from .command import Command, json_option
 from .output import print_json, print_table, styled
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 )
 @url_option
 @json_option
-@version_option("clacks status")
 def status(url: str, as_json: bool) -> None:
     """Show what an agent is doing.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..common.errors import ClacksError
-from .command import Group, json_option, version_option
+from .command import Group, json_option
 from .output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def user() -> None:
     """Manage the users of an agent.
 
-    The users file is that of the agent on this machine with the same --config, --state-dir, or CLACKS_* environment. No password is stored in it. A running
-    agent reads it again at SIGHUP.
+    The users file is that of the agent on this machine with the same --config, --state-dir, or CLACKS_* environment. No password
+    is stored in it. A running agent reads it again at SIGHUP.
     """
 
 
@@ -64,7 +64,6 @@ def _password_option(function: F) -> F:
 @click.option("--admin", is_flag=True, help="An administrator, who may stop the agent.")
 @_password_option
 @_place
-@version_option("clacks user add")
 def add(name: str, admin: bool, password_stdin: bool, **place: Path | None) -> None:
     """Add the user NAME. The password is asked for."""
     from ..agent.users import ADMINISTRATORS
@@ -85,7 +84,6 @@ def add(name: str, admin: bool, password_stdin: bool, **place: Path | None) -> N
 @click.argument("name")
 @_password_option
 @_place
-@version_option("clacks user passwd")
 def passwd(name: str, password_stdin: bool, **place: Path | None) -> None:
     """Set another password for the user NAME."""
     path, users = _read(place)
@@ -96,7 +94,6 @@ def passwd(name: str, password_stdin: bool, **place: Path | None) -> None:
 @user.command(examples="clacks user remove anna")
 @click.argument("name")
 @_place
-@version_option("clacks user remove")
 def remove(name: str, **place: Path | None) -> None:
     """Remove the user NAME."""
     path, users = _read(place)
@@ -114,7 +111,6 @@ def remove(name: str, **place: Path | None) -> None:
 )
 @_place
 @json_option
-@version_option("clacks user list")
 def list_(as_json: bool, **place: Path | None) -> None:
     """List the users."""
     path, users = _read(place)
