@@ -129,6 +129,7 @@ class AgentProcess:
     arguments: list[str]
     environment: dict[str, str]
     log: Path
+    expected: int = 0  # ready lines; 0: one for each --listen and --listen-tls
 
     def __enter__(self) -> AgentProcess:
         command = [sys.executable, "-m", "clacks.cli.agent", *self.arguments]
@@ -137,14 +138,18 @@ class AgentProcess:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        expected = max(1, sum(argument.startswith("--listen") for argument in self.arguments))
+        expected = self.expected or sum(argument.startswith("--listen") for argument in self.arguments)
 
         def ready() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(f"the agent ended with {self.process.returncode}:\n{self.log.read_text()}")
             return len(self.lines) >= expected
 
-        wait_for(ready, f"the agent is ready:\n{self.log.read_text()}")
+        try:
+            wait_for(ready, "the agent is ready")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _read(self) -> None:
@@ -169,3 +174,10 @@ class AgentProcess:
             self._reader.join(DEADLINE)
             assert self.process.stdout is not None
             self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def shared_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """One agent for the tests that leave it as they found it."""
+    with RunningAgent(tmp_path_factory.mktemp("state")) as running:
+        yield running

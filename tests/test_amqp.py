@@ -7,12 +7,13 @@ import contextlib
 import gc
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import trustme
+from support import End, resident, run, until
 
 from clacks.amqp import (
     ACCEPTED,
@@ -23,7 +24,6 @@ from clacks.amqp import (
     Credentials,
     Described,
     Draft,
-    Link,
     LinkGone,
     Listener,
     Message,
@@ -45,27 +45,7 @@ from clacks.amqp import connection as connection_module
 from clacks.amqp.link import OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
 
-DEADLINE = 20.0
 VERIFIER = make_verifier("secret", 4096)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def wrapper() -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(DEADLINE):
-                await test()
-
-        asyncio.run(bounded())
-
-    wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__
-    return wrapper
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    end = asyncio.get_running_loop().time() + DEADLINE / 2
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, f"still not: {what}"
-        await asyncio.sleep(0.005)
 
 
 class Door:
@@ -82,31 +62,6 @@ class Door:
 
     def admits(self, user: str) -> bool:
         return user in ("admin", "anonymous")
-
-
-@dataclass
-class End:
-    """The handler of one link: remembers what it is told."""
-
-    outcome_for: Outcome | None = ACCEPTED
-    received: list[tuple[int, bytes, bool]] = field(default_factory=list)
-    outcomes: list[tuple[int, Outcome]] = field(default_factory=list)
-    ended: list[tuple[Condition | None, bool]] = field(default_factory=list)
-    credits: int = 0
-
-    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
-        self.received.append((number, encoded, settled))
-        if self.outcome_for is not None and not settled:
-            assert link.settle(number, self.outcome_for)
-
-    def credit(self, link: Sender) -> None:
-        self.credits += 1
-
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        self.outcomes.append((number, outcome))
-
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
-        self.ended.append((condition, closed))
 
 
 @dataclass
@@ -553,11 +508,6 @@ async def test_attaching_and_detaching_leaves_nothing() -> None:
         gc.collect()
         assert resident() - before < 2 * 1024 * 1024  # a link that is kept costs 10 KiB on both sides: 3,000 of them 30 MiB
         await closed(connection)
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 # --- how bytes are chunked changes nothing ---------------------------------------------------------------------------------------
