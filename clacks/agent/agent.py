@@ -153,7 +153,7 @@ class Agent:
     def events(self) -> list[dict[str, Any]]:
         """Slow the first time after a change: xmlschema reads every file. For a worker."""
         schemas = self.schemas.current
-        return [schemas[name].to_json() for name in sorted(schemas)]
+        return [_event(schemas[name]) for name in sorted(schemas)]
 
     def schema(self, name: str) -> str:
         return self.schemas.current.named(name).source

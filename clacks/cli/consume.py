@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,9 +69,9 @@ def consume(xquery: str | None, event: str | None, count: int | None, timeout: f
                     found = f"{seen} of {count} events" if seen else "No event"
                     raise ClacksError("nothing-arrived", found=found, seconds=timeout) from error
 
-    _tell_of_lost_connections()
     try:
-        on_bus(url, work)
+        with _notes():
+            on_bus(url, work)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # after the terminal's ^C
@@ -113,8 +114,9 @@ def _print_pretty(event: ReceivedEvent) -> None:
         click.echo(text)
 
 
-def _tell_of_lost_connections() -> None:
-    """The client library connects again by itself and logs it; here its log is what is told to people."""
+@contextmanager
+def _notes() -> Iterator[None]:
+    """The client library connects again by itself and logs it; meanwhile its log is what people are told."""
     import logging
 
     class Notes(logging.Handler):
@@ -122,7 +124,14 @@ def _tell_of_lost_connections() -> None:
             reason: Any = getattr(record, "reason", "")
             click.echo(f"note: {record.getMessage()}" + (f": {reason}" if reason else ""), err=True)
 
-    logger = logging.getLogger("clacks")
-    logger.handlers = [Notes()]
+    logger, handler = logging.getLogger("clacks"), Notes()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel("INFO")
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

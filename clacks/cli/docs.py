@@ -91,7 +91,7 @@ def configuration_page() -> str:
         "# Configuration of an agent\n",
         _NOTE,
         "A setting is given as a flag of `clacks-agent` (some are), as an environment variable, or in the TOML file that `--config` names;",
-        "what comes first here wins. In the environment, a list has spaces between its items. A name with a dot is in a table of the file:\n",
+        "what comes first here wins. In the environment, a list has spaces between its items. A name with a dot is in a table there:\n",
         "```toml",
         'domain = "org.clacks"',
         'listen_tls = ["0.0.0.0:5671"]\n',

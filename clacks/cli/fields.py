@@ -51,7 +51,7 @@ class _Builder:
                 self._set(field, element, last[1:], value)
             else:
                 element = self._child(field, element, last, leaf=True)
-                element.text = value
+                element.text = value or None
                 self._filled.add(element)
         except ValueError as error:  # lxml's
             raise _wrong(field, "its value has a character that XML does not allow. Leave control characters out.") from error

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     cls=Command,
     examples="""
         sendEvent PhoneStatus CallerId=012345 ReceiverId=12343424 Status=busy
-        sendEvent ClientAnnounce Id=17 Name=desk-17 NetworkInformation/NetworkDevice/Name=eth0
-        sendEvent UserSession Id=desk-17 User=anna User=berta
+        sendEvent AsteriskNotification Call/Type=CallMissed Call/Identity=17 Call/From=012 Call/To=345 Call/Timestamp=2024-05-31T13:20:00Z
+        sendEvent UserSession Id=desk-17 User=anna User=berta State=login
         sendEvent --property site=oslo --ttl 60 ClientPoll
         sendEvent --file event.xml
         sendEvent - < event.xml

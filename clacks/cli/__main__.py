@@ -1,0 +1,5 @@
+"""`python -m clacks.cli` is `clacks`."""
+
+from . import clacks
+
+clacks()

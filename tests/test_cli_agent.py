@@ -1,0 +1,66 @@
+"""`clacks-agent` as a process: ready lines, flags, signals, exit codes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE, AgentProcess
+
+from clacks.agent.config import SETTINGS
+from clacks.cli.agent import clacks_agent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_lines_and_a_quiet_end(tmp_path: Path, environment: dict[str, str], number: signal.Signals) -> None:
+    log = tmp_path / "log"
+    arguments = ["--demo", "--listen", "localhost:0", "--listen", "localhost:0", "--listen-tls", "localhost:0", "--domain", "net.example"]
+    with AgentProcess([*arguments, "--node-id", "n1", "--state-dir", str(tmp_path / "state")], environment, log) as agent:
+        agent.process.send_signal(number)
+        assert agent.process.wait(DEADLINE) == 0
+    assert [re.sub(r":\d+/", ":PORT/", line) for line in agent.lines] == [
+        "ready amqp://localhost:PORT/net.example",
+        "ready amqp://localhost:PORT/net.example",
+        "ready amqps://localhost:PORT/net.example",
+    ]
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_port_that_is_taken(tmp_path: Path, environment: dict[str, str]) -> None:
+    with AgentProcess(["--demo", "--listen", "localhost:0", "--listen-tls", "localhost:0"], environment, tmp_path / "log") as agent:
+        port = re.search(r":(\d+)/", agent.urls[0])[1]  # type: ignore[index]
+        command = [sys.executable, "-m", "clacks.cli.agent", "--listen", f"localhost:{port}"]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    errors = [line for line in result.stderr.splitlines() if not re.match(r"\d{4}-", line)]  # without the log
+    assert (result.returncode, result.stdout, len(errors)) == (2, "", 1), result.stderr
+    assert errors[0].startswith(f"error: localhost:{port}: it cannot be listened on")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("listen = 17", "listen is 17, but a list is expected"),
+        ("lisen = []", "there is no setting lisen. Did you mean listen?"),
+        ("[limits]\ndepth = 'deep'", "limits.depth is 'deep', but a whole number from 4 to 250 is expected"),
+        ("domain", "not TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, environment: dict[str, str], content: str, said: str) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(content)
+    command = [sys.executable, "-m", "clacks.cli.agent", "--config", str(config)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert said in result.stderr
+    assert result.stderr.startswith(f"error: {config}: ")
+
+
+def test_flags_have_the_words_of_the_settings() -> None:
+    words = {setting.name: setting.help for setting in SETTINGS}
+    for option in clacks_agent.params:
+        if option.name in words:
+            assert str(getattr(option, "help", "")).startswith(words[option.name])

@@ -1,0 +1,96 @@
+"""`clacks user`, and that an agent lets in whom it made."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import AgentProcess, wait_for
+
+from clacks.cli.main import clacks
+
+
+def user(*arguments: str, password: str = "", **environment: str) -> Result:
+    return CliRunner().invoke(clacks, ["user", *arguments], input=password + "\n", env=environment)
+
+
+def names(*place: str) -> dict[str, list[str]]:
+    return {one["name"]: one["groups"] for one in json.loads(user("list", "--json", *place).stdout)}
+
+
+def test_add_list_passwd_remove(tmp_path: Path) -> None:
+    place = ("--state-dir", str(tmp_path / "state"))
+    file = tmp_path / "state/users.toml"
+    assert user("list", *place).output == f"No users in {file}. `clacks user add NAME` makes one.\n"
+    result = user("add", "anna", "--admin", "--password-stdin", *place, password="open sesame")
+    assert (result.exit_code, result.output) == (0, f"added: anna, an administrator, in {file}. A running agent reads it at SIGHUP.\n")
+    assert user("add", "berta", "--password-stdin", *place, password="x").exit_code == 0
+    assert names(*place) == {"anna": ["admin"], "berta": []}
+    assert user("list", *place).output.split() == ["user", "groups", "anna", "admin", "berta"]
+    before = file.read_text()
+    assert "sesame" not in before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert user("passwd", "anna", "--password-stdin", *place, password="other").exit_code == 0
+    assert file.read_text() != before
+    assert user("remove", "berta", *place).exit_code == 0
+    assert names(*place) == {"anna": ["admin"]}
+
+
+def test_the_file_is_found_as_the_agent_finds_it(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(f'users_file = "{tmp_path}/of-config.toml"\n')
+    for place, environment in (
+        (["--config", str(config)], {}),
+        (["--users-file", f"{tmp_path}/of-flag.toml"], {}),
+        ([], {"CLACKS_USERS_FILE": f"{tmp_path}/of-environment.toml"}),
+        ([], {"CLACKS_STATE_DIR": f"{tmp_path}/state"}),
+    ):
+        result = user("add", "anna", "--password-stdin", *place, password="x", **environment)
+        assert result.exit_code == 0, result.output
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.toml")}
+    assert found == {"agent.toml", "of-config.toml", "of-flag.toml", "of-environment.toml", "state/users.toml"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "anna", "--password-stdin"], "there is a user anna already. `clacks user passwd anna`"),
+        (["add", "berta"], "give it with --password-stdin"),
+        (["add", "b/c", "--password-stdin"], "b/c: a user's name has up to 64 letters"),
+        (["passwd", "berta", "--password-stdin"], "there is no user berta. `clacks user list`"),
+        (["remove", "berta"], "there is no user berta."),
+        (["list", "--config", "/nowhere"], "/nowhere: No such file"),
+    ],
+)
+def test_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+    place = ["--state-dir", str(tmp_path)]
+    assert user("add", "anna", "--password-stdin", *place, password="x").exit_code == 0
+    result = user(*arguments, *place, password="x")
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert names(*place) == {"anna": []}
+
+
+def test_an_empty_password_is_refused(tmp_path: Path) -> None:
+    result = user("add", "anna", "--password-stdin", "--state-dir", str(tmp_path))
+    assert (result.exit_code, "the password is empty" in result.stderr) == (2, True)
+
+
+def test_an_agent_lets_in_whom_the_command_made(tmp_path: Path, environment: dict[str, str]) -> None:
+    state = str(tmp_path / "state")
+    status = [sys.executable, "-m", "clacks.cli", "call", "getSessionUser"]
+    with AgentProcess(["--listen", "localhost:0", "--state-dir", state], environment, tmp_path / "log") as agent:
+        url = agent.urls[0].replace("://", "://anna:open%20sesame@")
+
+        def code() -> int:
+            return subprocess.run(status, env=environment | {"CLACKS_URL": url}, capture_output=True).returncode
+
+        assert code() == 4
+        assert user("add", "anna", "--password-stdin", "--state-dir", state, password="open sesame").exit_code == 0
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: code() == 0, "anna is let in")
