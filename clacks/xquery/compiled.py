@@ -20,11 +20,14 @@ from .evaluate import Compiler, Event, Frame
 from .instance import describe, matches
 from .module import Module, Variable
 from .names import shown
+from .needs import NO, Plan, plan
 from .normal import MAX_COPIES, _binds, _changed, _movable, _uses, normal, substituted
 from .static import check
 from .values import RANGES, AnyURI
 
 __all__ = ["Compiled", "compile_module"]
+
+NOTHING = Plan((), NO)
 
 
 class Compiled:
@@ -45,7 +48,7 @@ class Compiled:
         self.engine = engine
         self.foreign = foreign
         self.dear = dear
-        self.plan: Any = None
+        self.plan = NOTHING if foreign is not None else plan(body, frozenset(one.name for one in module.variables if one.value is None))
 
     @property
     def externals(self) -> list[Variable]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from . import template
 from .compiled import Compiled
 from .evaluate import Event
+from .needs import YES
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -43,7 +44,7 @@ class Filter:
         """What answers: `index`, `native`, `elementpath` or `saxon`."""
         if self.compiled.engine is not None:
             return self.compiled.engine.name
-        return "native"
+        return "index" if self.compiled.plan.choices and self.compiled.plan.exact == YES else "native"
 
     def matches(self, document: Document, variables: Mapping[str, object] | None = None) -> bool:
         """Whether the effective boolean value of the filter is true (XPath 3.1 section 2.4.3), with the document node as context item.

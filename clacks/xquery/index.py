@@ -1,37 +1,64 @@
 """Many filters over one event: which keys match.
 
-What is added can be removed, and afterwards it is as if it had never been there. Nothing here knows what a key is.
+`add` asks the filter's plan (`needs.py`) for the condition that tells it best from the others and hangs an entry there; `match` walks the
+event once, collects the entries whose condition holds, and evaluates those whose condition is not the whole filter. What is added can be
+removed, and afterwards it is as if it had never been there. Nothing here knows what a key is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import count
+from typing import Any, Final, Generic, TypeVar
 
+from . import syntax as s
+from .buckets import put, take
+from .compiled import atomic
+from .conditions import Values, as_double
 from .errors import FilterError
 from .evaluate import Event
 from .filter import Document, Filter
+from .needs import NO, YES, Atom, Operand
+from .trie import Numbers, Place, walk
+from .values import is_numeric
 
 K = TypeVar("K", bound=Hashable)
 
+_NO_FILTERS: Final[tuple[Filter, ...]] = ()
 
-@dataclass(slots=True)
+
 class _Entry:
-    filters: tuple[Filter, ...]
-    kinds: frozenset[str] | None
+    """One key with its filters; `number` is the order of adding, `exact` how far a condition of the index decides."""
+
+    __slots__ = ("choice", "exact", "filters", "key", "kinds", "number")
+
+    def __init__(self, number: int, key: Any, filters: Filter | tuple[Filter, ...], kinds: frozenset[str] | None) -> None:
+        self.number = number
+        self.key = key
+        self.filters = filters
+        self.kinds = kinds
+        self.exact = NO
+        self.choice = -1  # which of the plans' choices found it a place
 
 
 class FilterIndex(Generic[K]):
-    """Keys and their filters. `on_error(key, error)` is told of each filter that failed on an event; that key does not match it.
+    """Keys and their filters.
 
-    With `defer=True` the filters that are not provably cheap are not evaluated: `match` returns their keys as undecided.
+    `on_error(key, error)` is told of each filter that failed on an event; that key does not match it, and `errors` counts it. A filter that
+    the index has ruled out is not evaluated, and so does not fail. With `defer=True` the filters that are not provably cheap are not
+    evaluated either: `match` returns their keys as undecided.
     """
 
     def __init__(self, on_error: Callable[[K, FilterError], None] | None = None, *, defer: bool = False) -> None:
         self._entries: dict[K, _Entry] = {}
+        self._numbers = count()
         self._on_error = on_error
         self._defer = defer
+        self._root = Place()
+        self._variables: dict[str, Values] = {}
+        # Keys that no condition finds, by the kind of event they may see; None holds those that see all.
+        self._always: dict[str | None, Any] = {}
+        self._kinds = 0
         self.errors = 0
 
     def __len__(self) -> int:
@@ -40,44 +67,165 @@ class FilterIndex(Generic[K]):
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
+    # --- changing ------------------------------------------------------------------------------------------------------------------
+
     def add(self, key: K, filter: Filter | Iterable[Filter] | None, kinds: Collection[str] | None = None) -> None:  # noqa: A002
         """`filter` None matches every event; of several filters all must match. `kinds` are the local names of the event elements
         (the child of the root) that this key may ever see, whatever its filter says; None is all. Raises KeyError for a key that is
         there already."""
         if key in self._entries:
             raise KeyError(key)
-        filters = () if filter is None else (filter,) if isinstance(filter, Filter) else tuple(filter)
-        self._entries[key] = _Entry(filters, None if kinds is None else frozenset(kinds))
+        filters = _NO_FILTERS if filter is None else filter if isinstance(filter, Filter) else tuple(filter)
+        if isinstance(filters, tuple) and len(filters) == 1:
+            filters = filters[0]
+        entry = _Entry(next(self._numbers), key, filters, None if kinds is None else frozenset(kinds))
+        self._entries[key] = entry
+        self._kinds += kinds is not None
+        options = _options(filters)
+        if not options:
+            entry.exact = YES if filters == () else NO
+            for kind in (None,) if entry.kinds is None else entry.kinds:
+                put(self._always, kind, entry)
+            return
+        entry.choice = 0 if len(options) == 1 else min(range(len(options)), key=lambda choice: self._weight(*options[choice]))
+        chosen, atoms = options[entry.choice]
+        entry.exact = chosen.compiled.plan.exact if isinstance(filters, Filter) else NO
+        params = chosen.params
+        for atom in atoms:
+            self._values(atom).add(atom.op, _value(atom.operand, params), entry, _upper(atom, params))
 
     def remove(self, key: K) -> None:
         """Forgets the key; raises KeyError for one that is not there."""
-        del self._entries[key]
+        entry = self._entries.pop(key)
+        self._kinds -= entry.kinds is not None
+        if entry.choice < 0:
+            for kind in (None,) if entry.kinds is None else entry.kinds:
+                take(self._always, kind, entry)
+            return
+        chosen, atoms = _options(entry.filters)[entry.choice]
+        params = chosen.params
+        for atom in atoms:
+            values = self._values(atom)
+            values.remove(atom.op, _value(atom.operand, params), entry, _upper(atom, params))
+            if values:
+                continue
+            if atom.variable is None:
+                self._root.prune(atom.pattern)
+            else:
+                del self._variables[atom.variable]
+
+    def _values(self, atom: Atom) -> Values:
+        if atom.variable is None:
+            return self._root.conditions(atom.pattern)
+        return self._variables.setdefault(atom.variable, Values())
+
+    def _weight(self, chosen: Filter, atoms: tuple[Atom, ...]) -> int:
+        """How many other filters hang where this one would."""
+        return sum(self._values(atom).weight(atom.op, _value(atom.operand, chosen.params)) for atom in atoms)
+
+    # --- asking --------------------------------------------------------------------------------------------------------------------
 
     def match(self, document: Document, variables: Mapping[str, object] | None = None) -> tuple[list[K], list[K]]:
         """The keys whose filters match the event, and those that are left undecided, both in the order they were added."""
-        name = kind_of(document)
-        event = Event(document, variables)
+        root = document.getroot()
+        found: list[_Entry] = []
+        numbers: Numbers = {}
+        walk(root, self._root, found, numbers)
+        single: list[_Entry] = []
+        for values, texts in numbers.items():
+            values.ask_numbers(texts, single if len(texts) == 1 else found)
+        if variables and self._variables:
+            self._ask_variables(variables, found)
+        if self._always:
+            self._ask_always(root, found)
+        if not (found or single):
+            return [], []
+        return self._decided(found, single, document, variables)
+
+    def _ask_variables(self, variables: Mapping[str, object], found: list[_Entry]) -> None:
+        for name, values in self._variables.items():
+            value = atomic(variables.get(name))
+            if isinstance(value, str):
+                values.ask(value, found)
+            elif is_numeric(value):
+                values.ask_number(as_double(value), found)
+
+    def _ask_always(self, root: Any, found: list[_Entry]) -> None:
+        for kind in (None, kind_of(root)) if self._kinds else (None,):
+            bucket = self._always.get(kind) if kind is not None or None in self._always else None
+            if type(bucket) is dict:
+                found.extend(bucket)
+            elif bucket is not None:
+                found.append(bucket)
+
+    def _decided(self, found: list[_Entry], single: list[_Entry], document: Document,
+                 variables: Mapping[str, object] | None) -> tuple[list[K], list[K]]:  # fmt: skip
         matched: list[K] = []
         undecided: list[K] = []
-        for key, entry in self._entries.items():
-            if entry.kinds is not None and name not in entry.kinds:
+        sure = {entry for entry in found if entry.exact == YES} if len(found) != 1 else found if found[0].exact == YES else ()
+        trusted = {*sure, *(entry for entry in single if entry.exact != NO)} if single else sure
+        candidates = found + single
+        if len(candidates) > 1:
+            candidates = sorted(dict.fromkeys(candidates), key=_number)
+        kind = kind_of(document.getroot()) if self._kinds else None
+        event: Event | None = None
+        for entry in candidates:
+            if entry.kinds is not None and kind not in entry.kinds:
                 continue
-            if self._defer and any(one.cost != "cheap" for one in entry.filters):
-                undecided.append(key)
+            if entry in trusted:
+                matched.append(entry.key)
                 continue
-            try:
-                if all(one.compiled.matches(event, one.params) for one in entry.filters):
-                    matched.append(key)
-            except FilterError as error:
-                self.errors += 1
-                if self._on_error is not None:
-                    self._on_error(key, error)
+            if self._defer and _dear(entry):
+                undecided.append(entry.key)
+                continue
+            if event is None:
+                event = Event(document, variables)
+            if self._holds(entry, event):
+                matched.append(entry.key)
         return matched, undecided
 
+    def _holds(self, entry: _Entry, event: Event) -> bool:
+        filters = entry.filters
+        try:
+            if isinstance(filters, Filter):
+                return filters.compiled.matches(event, filters.params)
+            return all(one.compiled.matches(event, one.params) for one in filters)
+        except FilterError as error:
+            self.errors += 1
+            if self._on_error is not None:
+                self._on_error(entry.key, error)
+            return False
 
-def kind_of(document: Document) -> str | None:
+
+def _options(filters: Filter | tuple[Filter, ...]) -> list[tuple[Filter, tuple[Atom, ...]]]:
+    """The ways to find an entry, of which one is enough because all its filters must match."""
+    return [(one, choice) for one in ((filters,) if isinstance(filters, Filter) else filters) for choice in one.compiled.plan.choices]
+
+
+def _value(operand: Operand | None, params: tuple[Any, ...]) -> Any:
+    if operand is None:
+        return None
+    return params[operand.slot] if isinstance(operand, s.Param) else operand.value
+
+
+def _upper(atom: Atom, params: tuple[Any, ...]) -> tuple[str, Any] | None:
+    return None if atom.upper is None else (atom.upper[0], _value(atom.upper[1], params))
+
+
+def _dear(entry: _Entry) -> bool:
+    filters = entry.filters
+    if isinstance(filters, Filter):
+        return filters.compiled.dear is not None
+    return any(one.compiled.dear is not None for one in filters)
+
+
+def _number(entry: _Entry) -> int:
+    return entry.number
+
+
+def kind_of(root: Any) -> str | None:
     """The local name of the event: of the first element inside the root."""
-    for child in document.getroot():
+    for child in root:
         if isinstance(child.tag, str):
-            return child.tag.rpartition("}")[2]
+            return str(child.tag.rpartition("}")[2])
     return None

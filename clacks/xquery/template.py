@@ -46,7 +46,7 @@ _skeletons: OrderedDict[str, _Skeleton] = OrderedDict()
 
 def _kind(literal: str) -> str:
     if literal[0] in "'\"":
-        return "s" if len(literal) > 2 else "n"  # the empty string starts every other: it is a kind of its own
+        return "s" if len(literal) > 2 else "n"  # the empty string is part of every other, so that it changes what a filter means
     if "e" in literal or "E" in literal:
         return "e"
     return "d" if "." in literal else "i"
@@ -128,7 +128,7 @@ def _free(module: Module, literals: list[str]) -> frozenset[int] | None:
         return None
     for expr in s.walk(module.body):
         for literal in _comparands(expr):
-            if literal.end > 0 and len(str(literal.value)) <= 200:
+            if literal.end > 0 and literal.value != "" and len(str(literal.value)) <= 200:
                 free.add(starts[literal.at][0])
     return frozenset(free)
 
