@@ -104,15 +104,17 @@ class Intervals:
             if not self.levels[place[0]]:
                 del self.levels[place[0]]
 
-    def at(self, value: float) -> Iterator[Entry]:
+    def at(self, value: float) -> list[Entry]:
         """The entries whose interval contains a value."""
+        found = []
         for level in self.levels:
             for one in self.cells.get((level, _cell(value, level)), ()):
-                if inside(value, one):
-                    yield one[4]
+                if one[0] <= value <= one[2] and inside(value, one):
+                    found.append(one[4])
         for one in self.wide:
             if inside(value, one):
-                yield one[4]
+                found.append(one[4])
+        return found
 
     def across(self, low: float, high: float) -> Iterator[Entry]:
         """The entries whose interval begins at or before `high` and ends at or after `low`."""

@@ -59,7 +59,11 @@ class Compiled:
         if self.engine is not None:
             return self.engine.matches(event, self.supplied(event))
         try:
-            frame = self.frame(event, params)
+            if self._variables:
+                return self._test(self.frame(event, params))  # type: ignore[no-any-return]
+            # Nobody changes a frame in place, so that filters without variables share the event's but for their literals.
+            frame = event.frame
+            frame.params = params
             return self._test(frame)  # type: ignore[no-any-return]
         except RecursionError as error:
             raise FilterError("CLXQ0004", "The recursion is too deep") from error

@@ -99,6 +99,9 @@ class Values:
     def ask_numbers(self, texts: list[str], out: list[Entry]) -> None:
         """The numeric conditions, over all texts found at this place. Several values can fulfil the two bounds of an interval between
         them, so that an interval then counts as soon as it reaches into their range."""
+        if len(texts) == 1 and texts[0].isdecimal() and texts[0].isascii():
+            self.ask_number(float(texts[0]), out)
+            return
         numbers = []
         for text in texts:
             try:
@@ -117,6 +120,8 @@ class Values:
             _extend(out, found)
         if alone and self.intervals is not None:
             out.extend(self.intervals.at(number))
+        if not self.bounds:
+            return
         for op, bounds in self.bounds.items():
             for bucket in bounds.below(number, op == ">=") if op in (">", ">=") else bounds.above(number, op == "<="):
                 _extend(out, bucket)

@@ -8,13 +8,14 @@ operand fails, another operand may still decide (XPath 3.1 section 2.3.4): `and`
 from __future__ import annotations
 
 import datetime
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from . import syntax as s
 from .axes import Stepper
-from .compare import compare, general
+from .compare import compare, general, general_pair
 from .dates import DateTime, parse_datetime
 from .errors import FilterError
 from .functions import FUNCTIONS
@@ -35,7 +36,7 @@ MAX_CALLS: Final = 90
 class Event:
     """One event while it is matched: the tree, and what has been computed about it once for all filters."""
 
-    __slots__ = ("_now", "_tree", "cache", "calls", "document", "variables")
+    __slots__ = ("_frame", "_now", "_tree", "cache", "calls", "document", "variables")
 
     def __init__(self, document: Any, variables: Mapping[str, object] | None = None) -> None:
         self.document = document
@@ -44,12 +45,20 @@ class Event:
         self.calls = 0
         self._tree: Tree | None = None
         self._now: DateTime | None = None
+        self._frame: Frame | None = None
 
     @property
     def tree(self) -> Tree:
         if self._tree is None:
             self._tree = Tree(self.document)
         return self._tree
+
+    @property
+    def frame(self) -> Frame:
+        """The outermost frame, with the document as focus and no variables."""
+        if self._frame is None:
+            self._frame = Frame(self, ())
+        return self._frame
 
     @property
     def now(self) -> DateTime:
@@ -114,16 +123,15 @@ def absolute(expr: s.Expr) -> bool:
     match expr:
         case s.Doc() | s.Literal():
             return True
-        case s.Slash():
+        case s.Slash() | s.SimpleMap():
             return absolute(expr.left) and fixed(expr.right)
         case s.Postfix():
             return absolute(expr.base) and all(fixed(one) for one in expr.predicates)
-        case s.Sequence() | s.Union():
-            return all(absolute(one) for one in expr.items)
+        case s.Sequence() | s.Union() | s.And() | s.Or() | s.Arith() | s.Compare() | s.Concat() | s.Unary() | s.TypeExpr() | s.If() | s.SetOp():
+            return all(absolute(one) for one in s.children(expr))
         case s.Call():
-            return split(expr.name)[0] == FN and bool(expr.args) and all(one is not None and absolute(one) for one in expr.args)
-        case s.TypeExpr():
-            return absolute(expr.operand)
+            known = split(expr.name)[0] == XS or (bool(expr.args) and expr.name in FUNCTIONS)
+            return known and all(one is not None and absolute(one) for one in expr.args)
         case _:
             return False
 
@@ -150,6 +158,9 @@ def is_boolean(expr: s.Expr) -> bool:
             return False
 
 
+# What is worth keeping for other filters: literals and the document are there anyway.
+_SHARED: Final = (s.Slash, s.Postfix, s.Union, s.SetOp, s.SimpleMap, s.Call, s.Arith, s.Concat)
+
 _BOOLEAN_CALLS: Final = frozenset(
     (FN, name) for name in ("not", "exists", "empty", "boolean", "contains", "starts-with", "ends-with", "matches", "true", "false",
                             "has-children", "lang", "deep-equal", "contains-token", "codepoint-equal")
@@ -174,7 +185,7 @@ class Compiler:
     def sequence(self, expr: s.Expr) -> Closure:
         """The closure that gives the items of `expr`."""
         made = self._make(expr)
-        if isinstance(expr, (s.Slash, s.Postfix, s.Union)) and absolute(expr):
+        if isinstance(expr, _SHARED) and absolute(expr):
             return self._once(list, expr, made)
         return made
 
@@ -232,6 +243,11 @@ class Compiler:
 
     def boolean(self, expr: s.Expr) -> Test:
         """The closure that gives the effective boolean value of `expr`."""
+        if isinstance(expr, (s.Call, s.Compare, s.And, s.Or)) and absolute(expr):
+            return self._once(bool, expr, self._boolean(expr))
+        return self._boolean(expr)
+
+    def _boolean(self, expr: s.Expr) -> Test:
         match expr:
             case s.And():
                 return self._decided(expr.items, False)
@@ -244,6 +260,8 @@ class Compiler:
             case s.Call(name=name) if len(expr.args) == 1 and name in _TESTS:
                 assert expr.args[0] is not None
                 return getattr(self, _TESTS[name])(expr.args[0])  # type: ignore[no-any-return]
+            case s.Call(name=name, args=(s.Expr() as text, s.Param() as part)) if name in _PARTS and absolute(text):
+                return self._part(text, part.slot, _PARTS[name])
             case s.Call(name=name) if split(name) in _BOOLEAN_CALLS and FUNCTIONS[name].call is not None:
                 call = self.call(expr)
                 return lambda frame: bool(call(frame))
@@ -286,6 +304,12 @@ class Compiler:
         test = self.boolean(expr)
         return lambda frame: not test(frame)
 
+    def _part(self, text: s.Expr, slot: int, compare_parts: Callable[[str, str], bool]) -> Test:
+        """contains() and its like with a shared text: one look-up and one search for each filter."""
+        items, convert = self.sequence(text), converter("s?")
+        whole = self._once(str, text, lambda frame: convert(items(frame)) or "")
+        return lambda frame: compare_parts(whole(frame), frame.params[slot])
+
     def _general(self, expr: s.Compare) -> Test:
         left, right, op = self.atoms(expr.left), self.atoms(expr.right), expr.op
         if op == "=" and isinstance(expr.right, s.Param) and expr.right.type == "string":
@@ -300,6 +324,15 @@ class Compiler:
                 return wanted in found
 
             return equal
+        if isinstance(expr.right, s.Param):
+            slot = expr.right.slot
+
+            def one_by_one(frame: Frame) -> bool:
+                found = left(frame)
+                wanted = frame.params[slot]
+                return general_pair(op, found[0], wanted) if len(found) == 1 else general(op, found, [wanted])
+
+            return one_by_one
         return lambda frame: general(op, left(frame), right(frame))
 
     def _value(self, expr: s.Compare) -> Test:
@@ -415,6 +448,10 @@ def _contextual(name: str, given: int) -> bool:
     uri, local = split(name)
     return uri == FN and local in CONTEXTUAL and given == (1 if local == "lang" else 0)
 
+
+_PARTS: Final[dict[str, Callable[[str, str], bool]]] = {
+    f"{{{FN}}}contains": operator.contains, f"{{{FN}}}starts-with": str.startswith, f"{{{FN}}}ends-with": str.endswith,
+}  # fmt: skip
 
 _TESTS: Final = {f"{{{FN}}}exists": "_exists", f"{{{FN}}}empty": "_empty", f"{{{FN}}}not": "_not", f"{{{FN}}}boolean": "boolean"}
 

@@ -132,14 +132,19 @@ class FilterIndex(Generic[K]):
         numbers: Numbers = {}
         walk(root, self._root, found, numbers)
         single: list[_Entry] = []
-        for values, texts in numbers.items():
-            values.ask_numbers(texts, single if len(texts) == 1 else found)
+        if numbers:
+            for values, texts in numbers.items():
+                values.ask_numbers(texts, single if len(texts) == 1 else found)
         if variables and self._variables:
             self._ask_variables(variables, found)
         if self._always:
             self._ask_always(root, found)
         if not (found or single):
             return [], []
+        if len(found) + len(single) == 1 and not self._kinds:
+            (only,) = found or single
+            if only.exact == YES or (single and only.exact != NO):
+                return [only.key], []
         return self._decided(found, single, document, variables)
 
     def _ask_variables(self, variables: Mapping[str, object], found: list[_Entry]) -> None:
@@ -172,7 +177,7 @@ class FilterIndex(Generic[K]):
         for entry in candidates:
             if entry.kinds is not None and kind not in entry.kinds:
                 continue
-            if entry in trusted:
+            if trusted and entry in trusted:
                 matched.append(entry.key)
                 continue
             if self._defer and _dear(entry):
@@ -180,21 +185,18 @@ class FilterIndex(Generic[K]):
                 continue
             if event is None:
                 event = Event(document, variables)
-            if self._holds(entry, event):
-                matched.append(entry.key)
+            filters = entry.filters
+            try:
+                if type(filters) is Filter:
+                    if filters.compiled.matches(event, filters.params):
+                        matched.append(entry.key)
+                elif all(one.compiled.matches(event, one.params) for one in filters):  # type: ignore[union-attr]
+                    matched.append(entry.key)
+            except FilterError as error:
+                self.errors += 1
+                if self._on_error is not None:
+                    self._on_error(entry.key, error)
         return matched, undecided
-
-    def _holds(self, entry: _Entry, event: Event) -> bool:
-        filters = entry.filters
-        try:
-            if isinstance(filters, Filter):
-                return filters.compiled.matches(event, filters.params)
-            return all(one.compiled.matches(event, one.params) for one in filters)
-        except FilterError as error:
-            self.errors += 1
-            if self._on_error is not None:
-                self._on_error(entry.key, error)
-            return False
 
 
 def _options(filters: Filter | tuple[Filter, ...]) -> list[tuple[Filter, tuple[Atom, ...]]]:
