@@ -109,6 +109,18 @@ def test_consume_with_a_timeout(agent: RunningAgent, environment: dict[str, str]
     assert (process.returncode, errors) == (0, "")
 
 
+def test_consume_ends_quietly_when_nobody_reads_on(agent: RunningAgent, environment: dict[str, str]) -> None:
+    with consuming(agent, environment, "--event", "ClientPoll", "--format", "xml") as process:
+        assert process.stdout is not None
+        send(agent, "ClientPoll")
+        assert "ClientPoll" in process.stdout.readline()
+        process.stdout.close()
+        send(agent, "ClientPoll")
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 def test_consume_tells_when_the_agent_goes(tmp_path: Path, environment: dict[str, str]) -> None:
     with RunningAgent(tmp_path / "state") as agent, consuming(agent, environment) as process:
         agent.loop.call_soon_threadsafe(agent.agent.stop)

@@ -82,7 +82,7 @@ async def _publish(publisher: BusClient, events: EventStream, fields: tuple[str,
     try:
         await publisher.send(build_event("PhoneStatus", fields))
     except ClacksError as error:
-        print_error(error, err=False)
+        print_error(error, err=False, indent="  ")
         return
     click.echo("  accepted: PhoneStatus")
     if not matches:

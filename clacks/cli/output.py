@@ -24,18 +24,18 @@ def styled(text: str, **style: Any) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)
 
 
-def print_error(error: ClacksError, *, err: bool = True) -> None:
+def print_error(error: ClacksError, *, err: bool = True, indent: str = "") -> None:
     """`error: SENTENCE` on stderr (`err`) or stdout, and below it everything that is wrong with the event."""
     sentence = str(error)
     if error.problems:  # they follow, so the sentence need not tell of them
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         sentence = sentence.replace(f": {error.problems[0]}{more}", "")
-    click.echo(f"{styled('error:', fg='red', bold=True)} {sentence}", err=err)
+    click.echo(f"{indent}{styled('error:', fg='red', bold=True)} {sentence}", err=err)
     for problem in error.problems:
         where = f" (line {problem.line})" if problem.line else ""
-        click.echo(f"  {styled(problem.path, bold=True)}{where}: {problem.reason}", err=err)
+        click.echo(f"{indent}  {styled(problem.path, bold=True)}{where}: {problem.reason}", err=err)
         if problem.expected:
-            click.echo(f"      expected: {problem.expected}", err=err)
+            click.echo(f"{indent}      expected: {problem.expected}", err=err)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
