@@ -74,10 +74,10 @@ def calls(attribute: str) -> Iterator[tuple[str, str]]:
 
 
 def test_one_door_into_the_bus() -> None:
-    """Only the intake publishes, only the bus asks the index, and only the two of them examine an event."""
+    """Only the intake publishes, only the bus asks the index; in the agent only the two of them examine an event."""
     assert {name for name, owner in calls("publish") if "bus" in owner} == {"clacks.agent.intake"}
     assert {name for name, owner in calls("match") if "index" in owner} == {"clacks.agent.bus"}
-    assert {name for name, _ in calls("examine")} == {"clacks.agent.bus", "clacks.agent.intake"}
+    assert {name for name, _ in calls("examine") if name.startswith("clacks.agent")} == {"clacks.agent.bus", "clacks.agent.intake"}
 
 
 def test_no_container_of_proton() -> None:

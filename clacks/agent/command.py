@@ -12,18 +12,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from ..common.components.command import MARK, Command, Marked
+from ..common.components.command import CORE, MARK, Command, Marked
 from ..common.errors import ClacksError
 from ..common.event import to_bytes
 from .bus import Incoming
 from .intake import Intake, Lane
 
 log = logging.getLogger("clacks.command")
-
-CORE: Final = "core"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def call(method: str, arguments: tuple[str, ...], target: str, timeout: float, u
     positional, named = _arguments(arguments)
 
     async def work(bus: BusClient) -> Any:
-        return await bus.call(method, *positional, target=target, timeout=timeout, **named)
+        return await bus.request(method, named or list(positional), target=target, timeout=timeout)
 
     result = on_bus(url, work)
     if as_json:

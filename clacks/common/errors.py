@@ -46,6 +46,7 @@ def _rows(*rows: tuple[str, str, str, int, int]) -> dict[str, Entry]:
 
 
 # Conditions of the form amqp:* are those of AMQP 1.0 part 2.8.15-2.8.19; clacks:* are ours.
+# fmt: off
 ERRORS: Final[dict[str, Entry]] = _rows(
     # --- events ---
     ("xml-malformed", "The event is not well-formed XML: {reason} (line {line}, column {column}). Check it with xmllint.",
@@ -74,7 +75,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:internal-error", EXIT_USAGE, 500),
     ("schema-unknown", "No schema is called {name}. {hint}", "amqp:not-found", EXIT_USAGE, 404),
     # --- filters ---
-    ("filter-invalid", "The filter does not compile: line {line}, column {column}: [{w3c}] {reason}", "amqp:invalid-field", EXIT_USAGE, 400),
+    ("filter-invalid", "The filter does not compile: line {line}, column {column}: [{w3c}] {reason}", "amqp:invalid-field",
+     EXIT_USAGE, 400),
     ("filter-suspended", "The filter is suspended: {reason} Make it cheaper and attach again.", "amqp:resource-limit-exceeded",
      EXIT_FAILED, 429),
     # --- who and what ---
@@ -121,6 +123,7 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("internal", "Something went wrong inside the agent ({reason}). Its log has more; please report it.", "amqp:internal-error",
      EXIT_FAILED, 500),
 )
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,8 @@ class EmbeddedBroker:
             raise AmqpError(as_condition(error)) from error
 
     def _attach_publisher(self, link: Receiver) -> None:
-        target = link.remote_target
-        if target is None:
+        target = link.remote_target or Terminus()
+        if target.address is None and not target.dynamic:
             relay = Relay(self, link)  # the anonymous terminus: each message says where it goes
             link.handler = relay
         elif target.dynamic:

@@ -27,7 +27,6 @@ from ...amqp import (
     Described,
     Draft,
     Link,
-    LinkGone,
     Message,
     Modified,
     Options,
@@ -43,6 +42,7 @@ from ...amqp import (
 )  # fmt: skip
 from ..errors import ClacksError
 from ..trust import client_context
+from .command import CORE
 from .received import ReceivedEvent
 from .url import DEFAULT_DOMAIN, Url, parse_urls
 
@@ -185,14 +185,23 @@ class BusClient:
             self._publisher = Publisher(await attached(connection.attach_sender(Terminus(self.domain))), str(self.urls[0]))
         await self._publisher.send(draft.encode())
 
-    async def call(self, method: str, *args: Any, target: str = "core", timeout: float = CALL_SECONDS, **kwargs: Any) -> Any:
-        """Call a command, with positional or with keyword arguments; `target` "core" or "core.NODE". Raises ClacksError."""
-        if args and kwargs:
-            raise TypeError("a command takes positional or keyword arguments, not both")
+    async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a command of any agent, with positional or with keyword arguments. Raises ClacksError."""
+        return await self.request(method, parameters(args, kwargs))
+
+    async def request(self, method: str, params: list[Any] | dict[str, Any], *, target: str = CORE, timeout: float = CALL_SECONDS) -> Any:
+        """Call a command served from `target` ("core", "core.NODE" or a plugin's); `timeout` in seconds. Raises ClacksError."""
         caller = self._callers.get(target)
         if caller is None or not caller.alive:
             caller = self._callers[target] = await Caller.attach(await self.connection(), f"{self.domain}.command.{target}")
-        return await caller.call(method, kwargs or list(args), timeout)
+        return await caller.call(method, params, timeout)
+
+
+def parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | dict[str, Any]:
+    """A command's parameters as they travel. Raises TypeError for a mixture, which JSON has no form for."""
+    if args and kwargs:
+        raise TypeError("a command takes positional or keyword arguments, not both")
+    return kwargs or list(args)
 
 
 async def attached(attach: Awaitable[Any]) -> Any:
@@ -458,4 +467,4 @@ class EventStream:
         self._subscription.close()
 
 
-__all__ = ["CALL_SECONDS", "BusClient", "Delivery", "EventStream", "LinkGone", "ReceivedEvent", "Subscription", "dial"]
+__all__ = ["CALL_SECONDS", "BusClient", "Delivery", "EventStream", "ReceivedEvent", "Subscription", "dial", "parameters"]

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MARK = "__clacks_command__"
+MARK: Final = "__clacks_command__"
+CORE: Final = "core"  # the target of an agent's own commands
 
 
 class CommandType(StrEnum):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .background import Background
-from .client import CALL_SECONDS, BusClient, Dial, dial
+from .client import CALL_SECONDS, BusClient, Dial, dial, parameters
+from .command import CORE
 from .url import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class AMQPServiceProxy:
         url: str | Sequence[str],
         domain: str = DEFAULT_DOMAIN,
         *,
-        target: str = "core",
+        target: str = CORE,
         timeout: float = CALL_SECONDS,
         dial: Dial = dial,
     ) -> None:
@@ -60,8 +61,9 @@ class AMQPServiceProxy:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._background.run(self._client.call(name, *args, target=self._target, timeout=self._timeout, **kwargs))
+    def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        params = parameters(args, kwargs)
+        return self._background.run(self._client.request(name, params, target=self._target, timeout=self._timeout))
 
 
 async def _connected(url: str | Sequence[str], domain: str, dial: Dial) -> BusClient:
