@@ -314,7 +314,7 @@ def milliseconds(registry: SchemaRegistry, body: bytes, limits: Limits) -> float
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_event_holds_up_the_loop(folder: Path, write: Write, kind: str) -> None:
-    """At most 5 ms is the aim, met on an idle machine; without care these take from 150 ms (32 KiB) to 25 s (1 MiB)."""
+    """At most 5 ms is the aim, met on an idle machine; without care these take from 100 ms (24 KiB) to 25 s (1 MiB)."""
     write("V.xsd", ITEMS)
     registry = of(folder)
     small, large = HOSTILE[kind](LOOP_BYTES - 100), HOSTILE[kind](2**20 - 200)

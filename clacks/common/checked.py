@@ -38,11 +38,11 @@ class Checker:
         self._declared: dict[str, list[Any]] = {}
 
     def make(self, name: str, children: tuple[Any, ...], attributes: dict[str, Any]) -> etree._Element | None:
-        """Raises ClacksError event-field; at `<Event>` also those of `SchemaSet.examine`."""
+        """Raises ClacksError event-field; at `<Event>` also those of `SchemaSet.judge`."""
         schemas = self._schemas()
         if name == "Event":
             event = build(f"{{{EVENTS}}}Event", EVENTS, children, attributes, text_of, text_of)
-            schemas.examine(etree.tostring(event))
+            schemas.judge(event, etree.tostring(event))
             return event
         declarations = self._candidates(name)
         if len(children) == 1 and children[0] is None and not attributes:

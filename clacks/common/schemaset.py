@@ -19,9 +19,9 @@ from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
 from clacks.common.xsd import Broken, Declared, XsdFile
 
-# Up to this size `examine` takes less than 5 ms whatever the bytes say (2.5 ms at the densest; at 64 KiB it was 6), so it may run on an
-# event loop. XSD 1.1 is never that fast: ask `needs_worker`.
-LOOP_BYTES: Final = 32 * 1024
+# Up to this size `examine` takes less than 5 ms whatever the bytes say (3 ms at the worst of tests/test_schema.py; at 32 KiB it was 4, at
+# 64 KiB 8), so it may run on an event loop. XSD 1.1 is never that fast: ask `needs_worker`.
+LOOP_BYTES: Final = 24 * 1024
 
 # libxml2 looks for all errors of a tree, and lxml finds the path of each by counting siblings: 2,000 bad values took 11 ms, 16,000 took
 # 600 ms, 100,000 took 25 s. With this many tags and attributes it is at most 1 ms. Documents with more are validated while they are
@@ -29,8 +29,8 @@ LOOP_BYTES: Final = 32 * 1024
 _FEW: Final = 800
 _PIECE: Final = 4 * 1024
 
-# xmlschema works in Python, where it holds up the event loop's thread now and then, and is quadratic in the children that it does not
-# expect: 5,000 of them took 150 ms, 15,000 took 1.1 s. Above these figures a refusal carries libxml2's first error only.
+# xmlschema works in Python, 10 us a tag, and holds up the event loop's thread now and then. Of an event with more bytes, or more tags and
+# attributes, a refusal carries libxml2's first error only.
 EXPLAINED_BYTES: Final = 64 * 1024
 EXPLAINED_TAGS: Final = 2_000
 
@@ -106,7 +106,7 @@ class EventSchema:
         fault = self.fault(root, body)
         if fault is None:
             return []
-        if len(body) > EXPLAINED_BYTES or body.count(b"<") > EXPLAINED_TAGS:
+        if len(body) > EXPLAINED_BYTES or body.count(b"<") + body.count(b"=") > EXPLAINED_TAGS:
             return [fault if self.version != "1.0" else first_problem(self.file.judge, readable(body), _PIECE) or fault]
         try:
             element = self.element
@@ -155,7 +155,10 @@ class SchemaSet(Mapping[str, EventSchema]):
         Raises ClacksError: those of `clacks.common.xml.parse`, event-root, event-unknown, event-invalid. The last carries one problem;
         `explain` has the others.
         """
-        root = parse_root(body, limits)
+        return self.judge(parse_root(body, limits), body)
+
+    def judge(self, root: etree._Element, body: bytes) -> Event:
+        """As `examine`, of a document that is parsed already; `root` is the root of `body`."""
         # The usual event in short; whatever is not like it is looked at properly (child_of costs 1 us).
         schema = self._by_tag.get(root[0].tag) if root.tag == ROOT and len(root) == 1 else None
         if schema is None:
