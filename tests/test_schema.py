@@ -616,6 +616,17 @@ def test_a_value_that_xmlschema_chokes_on_is_refused(folder: Path, write: Write)
     assert error.code == "event-invalid"
 
 
+def test_a_schema_that_libxml2_may_be_slow_with_goes_to_a_worker(folder: Path, write: Write) -> None:
+    pattern = '<xs:restriction base="xs:string"><xs:pattern value="(a|aa)+b"/></xs:restriction>'
+    write("P.xsd", xsd(element("P", "e:t") + f'<xs:simpleType name="t">{pattern}</xs:simpleType>'))
+    registry = of(folder)
+    body = event(f"<P><V>{'a' * 200}</V></P>")
+    assert registry.current.needs_worker(body)
+    error = refusal(registry, body)
+    assert (error.code, error.problems[0].reason[:35]) == ("event-invalid", "a value in it is beyond what can be")
+    assert registry.current.examine(event("<P><V>aaab</V></P>")).name == "P"
+
+
 def test_examples_can_be_copied_to_make_an_event_of_ones_own(folder: Path) -> None:
     for name in ("NodeStatus.xsd", "NodeStatus.xml"):
         shutil.copy(installed_folder() / name, folder / name.replace("NodeStatus", "Mine"))

@@ -24,6 +24,10 @@ _SENTENCE: Final = 1_000
 _LISTED: Final = 20
 
 
+# Where a value makes libxml2 or xmlschema give up.
+_BEYOND: Final = "a value in it is beyond what can be validated"
+
+
 def path_of(element: etree._Element) -> str:
     """Where an element is, in its document's own names: /Event/PuppetReport/PuppetLog[2]/Level."""
     steps = []
@@ -51,6 +55,7 @@ _SENTENCES: Final = (
     (r"The attribute '(?P<a>[^']*)' is not allowed", "the attribute {a} is not known here", ""),
     (r"Character content is not allowed, because the content type is empty", "there is text in it", "nothing"),
     (r"Character content .*not allowed", "there is text between the elements", "elements only"),
+    (r"Internal error.*", _BEYOND, ""),
     (r"No matching global declaration", "{name} is not expected here", ""),
     (r"(?P<s>.*)", "{s}", ""),
 )
@@ -62,7 +67,7 @@ def problem_of(entry: Any, root: etree._Element | None) -> Problem:
     head = re.match(r"Element '(?P<name>[^']*)'(?:, attribute '(?P<attribute>[^']*)')?: ", message)
     name, attribute = (head["name"], head["attribute"]) if head else ("Event", None)
     reason, expected = _said(message[head.end() :] if head else message, _local(name))
-    path, line = _place(entry, root) or (f"/Event/…/{_local(name)}", 0)
+    path, line = _place(entry, root) or (f"/Event/…/{_local(name)}" if head else "/Event", 0)
     return Problem(f"{path}/@{_local(attribute)}" if attribute else path, reason, expected, line)
 
 
@@ -163,7 +168,7 @@ def problems_of(element: Any, child: etree._Element, limit: int) -> list[Problem
     """xmlschema's errors of `child` against its schema `element`, the first `limit`; one for each place."""
     problems: dict[str, Problem] = {}
     for error in _errors_of(element, child, 4 * limit if limit > 1 else 1):  # several may be of one place
-        problem = _problem(element, child, error) if hasattr(error, "reason") else _beyond(child, error)
+        problem = _problem(element, child, error) if hasattr(error, "reason") else beyond(child, error)
         problems.setdefault(problem.path, problem)
         if len(problems) == limit:
             break
@@ -203,8 +208,8 @@ def _errors_of(element: Any, child: etree._Element, limit: int) -> list[Any]:
     return errors
 
 
-def _beyond(child: etree._Element, error: Exception) -> Problem:
-    return Problem(path_of(child), f"a value in it is beyond what can be validated ({type(error).__name__})")
+def beyond(child: etree._Element, error: Exception) -> Problem:
+    return Problem(path_of(child), f"{_BEYOND} ({type(error).__name__})")
 
 
 def _problem(element: Any, child: etree._Element, error: Any) -> Problem:

@@ -14,13 +14,13 @@ from lxml import etree
 
 from clacks.common.errors import ClacksError, Problem
 from clacks.common.event import ROOT, Event, child_of
-from clacks.common.explain import first_entry, first_of, first_problem, problem_of, problems_of
+from clacks.common.explain import beyond, first_entry, first_of, first_problem, problem_of, problems_of
 from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
 from clacks.common.xsd import Broken, Declared, XsdFile
 
 # Up to this size `examine` takes less than 5 ms whatever the bytes say (3 ms at the worst of tests/test_schema.py; at 32 KiB it was 4, at
-# 64 KiB 8), so it may run on an event loop. XSD 1.1 is never that fast: ask `needs_worker`.
+# 64 KiB 8), so it may run on an event loop. Some schemas are never that fast: ask `needs_worker`.
 LOOP_BYTES: Final = 24 * 1024
 
 # libxml2 looks for all errors of a tree, and lxml finds the path of each by counting siblings: 2,000 bad values took 11 ms, 16,000 took
@@ -83,7 +83,10 @@ class EventSchema:
             return next(iter(problems_of(self.element, child_of(root), 1)), None)
         if len(body) <= _FEW or body.count(b"<") + body.count(b"=") <= _FEW:
             judge = self.file.judge
-            return None if judge(root) else problem_of(first_of(judge.error_log), root)
+            try:
+                return None if judge(root) else problem_of(first_of(judge.error_log), root)
+            except etree.XMLSchemaValidateError as error:  # libxml2 gives up on a pattern after 10,000,000 steps
+                return beyond(child_of(root), error)
         return self._fault_in_pieces(readable(body))
 
     def _fault_in_pieces(self, body: bytes) -> Problem | None:
@@ -122,7 +125,7 @@ class SchemaSet(Mapping[str, EventSchema]):
     def __init__(self, schemas: Iterable[EventSchema] = ()) -> None:
         self._by_name = {schema.name: schema for schema in schemas}
         self._by_tag = {schema.tag: schema for schema in self._by_name.values()}
-        self._slow = tuple(name.encode() for name, schema in self._by_name.items() if schema.version != "1.0")
+        self._slow = tuple(name.encode() for name, schema in self._by_name.items() if not schema.file.quick)
 
     def __getitem__(self, name: str) -> EventSchema:
         return self._by_name[name]
@@ -141,7 +144,8 @@ class SchemaSet(Mapping[str, EventSchema]):
             raise ClacksError("schema-unknown", name=shortened(name), hint=self._hint(name)) from None
 
     def needs_worker(self, body: bytes) -> bool:
-        """Whether `examine` may take longer than an event loop can wait: a large body, or perhaps an event of an XSD 1.1 schema."""
+        """Whether `examine` may take longer than an event loop can wait: a large body, or perhaps an event whose schema is
+        not `quick` (XSD 1.1, patterns and counts that libxml2 is slow with)."""
         if len(body) > LOOP_BYTES:
             return True
         if not self._slow:

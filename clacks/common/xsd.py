@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from lxml import etree
 
+from clacks.common.cost import XS, is_cheap
 from clacks.common.encodings import ordinary
 from clacks.common.errors import ClacksError
 from clacks.common.maker import EVENTS
@@ -28,7 +29,6 @@ from clacks.common.xml import Limits, line_of, new_parser, parse_root, shortened
 if TYPE_CHECKING:
     import xmlschema
 
-XS: Final = "http://www.w3.org/2001/XMLSchema"
 _MIN_VERSION: Final = "{http://www.w3.org/2007/XMLSchema-versioning}minVersion"
 _REFERENCES: Final = tuple(f"{{{XS}}}{name}" for name in ("include", "import", "redefine", "override"))
 
@@ -105,7 +105,8 @@ def _references(path: Path, file: Path, text: bytes, folder: Path) -> Iterator[P
 
 
 class XsdFile:
-    """A compiled file. `events` are its events, `version` is "1.0" or "1.1", `namespace` its target namespace ("" for none)."""
+    """A compiled file. `events` are its events, `version` is "1.0" or "1.1", `namespace` its target namespace ("" for none); `quick` says
+    that an event takes a time that grows with its size, and no longer than the event loop can wait."""
 
     def __init__(self, source: Source) -> None:
         """Raises Broken."""
@@ -118,6 +119,7 @@ class XsdFile:
         self._lock = threading.Lock()
         self._model: Any = None
         self.version = self._compile() if self.events else "1.0"
+        self.quick = self.version == "1.0" and is_cheap(parse_root(text, _LIMITS) for text in source.texts.values())
 
     def _compile(self) -> str:
         if _is_1_1(self.root):
