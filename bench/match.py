@@ -65,11 +65,14 @@ def mixed(number: int) -> str:
 
 
 def unindexable(number: int) -> str:
-    return PROLOG + (
-        f"contains(/f:Event/f:PhoneStatus/f:CallerId, 'z{number}')",
-        f"matches(/f:Event/f:PhoneStatus/f:CallerId, '^z{number % 50}[0-9]+$')",
-        f"/f:Event/f:PhoneStatus/f:Duration * 2 = {number * 20 + 1}",
-    )[number % 3]
+    return (
+        PROLOG
+        + (
+            f"contains(/f:Event/f:PhoneStatus/f:CallerId, 'z{number}')",
+            f"matches(/f:Event/f:PhoneStatus/f:CallerId, '^z{number % 50}[0-9]+$')",
+            f"/f:Event/f:PhoneStatus/f:Duration * 2 = {number * 20 + 1}",
+        )[number % 3]
+    )
 
 
 SHAPES: dict[str, Callable[[int], str]] = {
@@ -125,8 +128,8 @@ def measure(shape: str, count: int, rounds: int) -> Iterator[str]:
     total = (parse + validate + match) / parse
     each = f"{match / count:7.3f}" if shape == "unindexable" else "      -"
     yield (
-        f"{shape:12} {count:9,} {parse:7.2f} {validate:9.2f} {match:11.2f} {total:9.2f} {each:>11} {memory / count if count > 99 else 0:9.0f}"
-        f" {count / adding:11,.0f}"
+        f"{shape:12} {count:9,} {parse:7.2f} {validate:9.2f} {match:11.2f} {total:9.2f} {each:>11}"
+        f" {memory / count if count > 99 else 0:9.0f} {count / adding:11,.0f}"
     )
     gc.unfreeze()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, DecimalException
 from typing import Any, Final
@@ -71,10 +72,20 @@ def _divide(left: Any, right: Any) -> Any:
     return DECIMALS.divide(_integer_decimal(left), _integer_decimal(right))
 
 
+def _exact(plain: Callable[[Any, Any], Any], decimals: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Two integers or two doubles by Python's operator, decimals in the context of `values.py`."""
+    def compute(left: Any, right: Any) -> Any:
+        if type(left) is type(right) and type(left) is not Decimal:
+            return plain(left, right)
+        return decimals(_integer_decimal(left), _integer_decimal(right))
+
+    return compute
+
+
 _NUMERIC: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "+": lambda a, b: a + b if type(a) is type(b) and type(a) is not Decimal else DECIMALS.add(_integer_decimal(a), _integer_decimal(b)),
-    "-": lambda a, b: a - b if type(a) is type(b) and type(a) is not Decimal else DECIMALS.subtract(_integer_decimal(a), _integer_decimal(b)),
-    "*": lambda a, b: a * b if type(a) is type(b) and type(a) is not Decimal else DECIMALS.multiply(_integer_decimal(a), _integer_decimal(b)),
+    "+": _exact(operator.add, DECIMALS.add),
+    "-": _exact(operator.sub, DECIMALS.subtract),
+    "*": _exact(operator.mul, DECIMALS.multiply),
     "div": _divide,
     "mod": _modulo,
 }

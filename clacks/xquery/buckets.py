@@ -60,8 +60,11 @@ def inside(value: float, one: Interval) -> bool:
 
 
 class Intervals:
-    """Two-sided intervals. Each lies in at most two neighbouring cells of the level whose cells are just wide enough for it, so that adding,
-    removing and asking for one value take constant time for each level in use."""
+    """Two-sided intervals.
+
+    Each lies in at most two neighbouring cells of the level whose cells are just wide enough for it, so that adding, removing and asking
+    for one value take constant time for each level in use.
+    """
 
     __slots__ = ("cells", "levels", "wide")
 

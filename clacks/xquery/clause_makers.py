@@ -1,8 +1,11 @@
-"""Makers for FLWOR, quantifiers, switches and try (XQuery 3.1 sections 3.12 to 3.17): a FLWOR is a list of frames that each clause changes."""
+"""Makers for FLWOR, quantifiers, switches and try (XQuery 3.1 sections 3.12 to 3.17).
+
+A FLWOR is a list of frames that each clause changes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cmp_to_key
 from typing import Any, Final
 
@@ -15,6 +18,24 @@ from .sequences import identity, same
 from .values import Untyped
 
 Frames = Callable[[list[Frame]], list[Frame]]
+
+
+def results(compiler: Compiler, expr: s.Flwor) -> Callable[[Frame], Iterator[list[Any]]]:
+    """What a FLWOR gives, tuple by tuple: up to the first clause that needs all tuples, later ones wait until somebody asks."""
+    if not all(isinstance(clause, (s.For, s.Let, s.Where)) for clause in expr.clauses):
+        whole = flwor(compiler, expr)
+        return lambda frame: iter([whole(frame)])
+    clauses: list[Frames] = [_CLAUSES[type(clause)](compiler, clause, ()) for clause in expr.clauses]
+    result = compiler.sequence(expr.result)
+
+    def run(frames: list[Frame], depth: int) -> Iterator[list[Any]]:
+        for frame in frames:
+            if depth == len(clauses):
+                yield result(frame)
+            else:
+                yield from run(clauses[depth]([frame]), depth + 1)
+
+    return lambda frame: run([frame], 0)
 
 
 def flwor(compiler: Compiler, expr: s.Flwor) -> Closure:
@@ -146,7 +167,7 @@ def switch(compiler: Compiler, expr: s.Switch) -> Closure:
         if one is None or other is None:
             return one is other
         if one != one or other != other:
-            return one != one and other != other
+            return bool(one != one and other != other)
         return same(_key(one), _key(other))
 
     def choose(frame: Frame) -> list[Any]:

@@ -93,7 +93,7 @@ class ClauseParser(TypeParser):
             return [self._group_by()]
         if self.words("order", "by") or self.words("stable", "order"):
             return [self._order_by()]
-        self.unexpected("`return`")
+        return self.unexpected("`return`")
 
     def _bindings(self, one: Callable[[], s.Expr]) -> list[s.Expr]:
         self.take()

@@ -88,7 +88,7 @@ def general(op: str, left: list[Any], right: list[Any]) -> bool:
 
     Where one pair fails and another holds, an engine may answer or fail (section 2.3.4): this one answers.
     """
-    if len(left) * len(right) > _MANY_PAIRS and all(isinstance(item, str) for item in left) and all(isinstance(item, str) for item in right):
+    if len(left) * len(right) > _MANY_PAIRS and all(isinstance(item, str) for item in (*left, *right)):
         return _strings(op, left, right)
     failure: FilterError | None = None
     for one in left:

@@ -152,10 +152,10 @@ def _with_constants(module: Module, body: s.Expr) -> tuple[s.Expr, list[Variable
             for name, other in moved:
                 value = substituted(value, name, other)
         movable = not variable.external and variable.type is None and value is not None and _movable(value)
-        if movable and value is not None and variable.name not in used_by_functions and not _binds(body, variable.name):
-            if _uses(body, variable.name) <= MAX_COPIES:
-                moved.append((variable.name, value))
-                continue
+        free = variable.name not in used_by_functions and not _binds(body, variable.name) and _uses(body, variable.name) <= MAX_COPIES
+        if movable and value is not None and free:
+            moved.append((variable.name, value))
+            continue
         kept.append(replace(variable, value=value))
     for name, other in moved:
         body = substituted(body, name, other)

@@ -174,7 +174,7 @@ class ConstructorParser(TypeParser):
                 self.fail("XPST0003", "`<` in an attribute", at)
             else:
                 at += 1
-        self.fail("XPST0003", "The attribute is not closed", at)
+        return self.fail("XPST0003", "The attribute is not closed", at)
 
     def _hole(self, at: int, parts: list[s.Expr]) -> int:
         char = self.text[at]
@@ -200,6 +200,6 @@ class ConstructorParser(TypeParser):
                 at = self._hole(at, parts)
             else:
                 at += 1
-        self.fail("XPST0003", f"<{name}> is not closed", start)
+        return self.fail("XPST0003", f"<{name}> is not closed", start)
 
 

@@ -5,18 +5,21 @@ Each maker takes the compiler and the expression. The constructs that are not in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from . import syntax as s
 from .arithmetic import arithmetic, negate
 from .axes import Stepper
 from .clause_makers import flwor, quantified, switch, try_catch, typeswitch
-from .evaluate import MAX_CALLS, MAX_RANGE, Closure, Compiler, Frame, Test, is_boolean, uses_position
 from .errors import FilterError
+from .evaluate import MAX_CALLS, MAX_RANGE, Closure, Compiler, Frame, Test, is_boolean, uses_position
 from .names import FN, XS, split
 from .tree import Node, in_order
 from .types import ATOMIC
 from .values import Untyped, cast, double, is_numeric, string_of, to_double
+
+Onwards = Callable[[Frame, list[Any]], list[Any]]
 
 
 def _literal(_: Compiler, expr: s.Literal) -> Closure:
@@ -91,21 +94,26 @@ def _slash(compiler: Compiler, expr: s.Slash) -> Closure:
     left = compiler.sequence(expr.left)
     if not isinstance(expr.right, s.Step):
         return _mapped(left, compiler.sequence(expr.right))
-    step = Stepper(expr.right.axis, expr.right.test)
-    predicates = expr.right.predicates
-    if expr.right.axis in ("descendant", "descendant-or-self") and all(is_boolean(one) and not uses_position(one) for one in predicates):
-        return _descend(compiler, left, step, predicates, expr.right.axis == "descendant-or-self")
-    choose = compiler.filtered(predicates) if predicates else None
-    sorted_already = flat(expr.left) and expr.right.axis in ("child", "attribute", "self")
+    onwards = stepped(compiler, expr.left, expr.right)
+    return lambda frame: onwards(frame, left(frame))
 
-    def walk(frame: Frame) -> list[Any]:
-        nodes = left(frame)
+
+def stepped(compiler: Compiler, left: s.Expr, expr: s.Step) -> Onwards:
+    """One step from the nodes that `left` has given."""
+    step = Stepper(expr.axis, expr.test)
+    predicates = expr.predicates
+    if expr.axis in ("descendant", "descendant-or-self") and all(is_boolean(one) and not uses_position(one) for one in predicates):
+        return _descend(compiler, step, predicates, expr.axis == "descendant-or-self")
+    choose = compiler.filtered(predicates) if predicates else None
+    sorted_already = flat(left) and expr.axis in ("child", "attribute", "self")
+
+    def walk(frame: Frame, nodes: list[Any]) -> list[Any]:
         found: list[Node] = []
         for node in nodes:
             if type(node) is not Node:
                 raise FilterError("XPTY0019")
-            stepped = step(node)
-            found.extend(stepped if choose is None else choose(frame, stepped))
+            reached = step(node)
+            found.extend(reached if choose is None else choose(frame, reached))
         if sorted_already or (len(nodes) < 2 and not step.reverse):
             return found
         return in_order(found)
@@ -113,13 +121,12 @@ def _slash(compiler: Compiler, expr: s.Slash) -> Closure:
     return walk
 
 
-def _descend(compiler: Compiler, left: Closure, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool) -> Closure:
+def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool) -> Onwards:
     """The descendants of all nodes at once, in linear time: what lies below a node already walked is not walked again."""
     choose = compiler.filtered(predicates) if predicates else None
     test = step.test
 
-    def walk(frame: Frame) -> list[Any]:
-        nodes = left(frame)
+    def walk(frame: Frame, nodes: list[Any]) -> list[Any]:
         seen: set[Node] = set()
         found: list[Node] = []
         for node in nodes:

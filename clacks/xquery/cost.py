@@ -77,7 +77,9 @@ _SMALL: Final = frozenset(
     " round abs floor ceiling round-half-to-even compare codepoint-equal contains-token deep-equal has-children lang dateTime"
     " current-dateTime current-date current-time implicit-timezone default-collation".split()
 )
-_SAME: Final = frozenset(("data", "unordered", "zero-or-one", "one-or-more", "exactly-one", "head", "tail", "subsequence", "reverse", "remove"))
+_SAME: Final = frozenset(
+    ("data", "unordered", "zero-or-one", "one-or-more", "exactly-one", "head", "tail", "subsequence", "reverse", "remove")
+)
 # How much longer a text can become: encode-for-uri writes up to twelve characters for one, normalize-unicode up to eighteen.
 _GROWTH: Final = {"encode-for-uri": 12, "iri-to-uri": 12, "escape-html-uri": 12, "normalize-unicode": 18, "upper-case": 3, "lower-case": 3}
 _REGEX: Final = frozenset(("matches", "replace", "tokenize"))
@@ -100,7 +102,7 @@ class Analysis:
         if scope.loop and isinstance(expr, (s.Slash, s.Postfix)) and absolute(expr):
             outside = self.cost(expr, _Scope({}, _NODE_ITEM, 0, 0))
             return replace(outside, reach=CONSTANT, work=1, works=0)  # computed once per event, not once per turn
-        found = _RULES.get(type(expr), Analysis._other)(self, expr, scope)
+        found: Cost = _RULES.get(type(expr), Analysis._other)(self, expr, scope)
         if max(found.many, found.texts, found.works) > MAX_FACTOR or max(found.items, found.text, found.work) > MAX_CONSTANT:
             raise Dear(expr.at, "the result or the work is a large multiple of the event")
         return found
@@ -265,8 +267,9 @@ class Analysis:
         tests = self.small(*(self.used(one, scope) for one in always))
         results = [self.cost(one, scope) for one in one_of]
         total = self.all(tests, *results)
-        return replace(total, items=max(r.items for r in results), many=max(r.many for r in results), strings=all(r.strings for r in results),
-                       text=max(r.text for r in results), texts=max(r.texts for r in results))  # fmt: skip
+        return replace(total, items=max(r.items for r in results), many=max(r.many for r in results),
+                       strings=all(r.strings for r in results), text=max(r.text for r in results),
+                       texts=max(r.texts for r in results))  # fmt: skip
 
     def _switch(self, expr: s.Switch, scope: _Scope) -> Cost:
         tests = [expr.operand, *(test for cases, _ in expr.cases for test in cases)]
@@ -275,7 +278,7 @@ class Analysis:
     def _typeswitch(self, expr: s.Typeswitch, scope: _Scope) -> Cost:
         operand = self.used(expr.operand, scope)
         names = {name for _, name, _ in expr.cases if name} | ({expr.variable} if expr.variable else set())
-        inner = replace_names(scope, {name: (operand, scope.loop) for name in names})
+        inner = replace_names(scope, dict.fromkeys(names, (operand, scope.loop)))
         return self._either([expr.operand], [*(result for _, _, result in expr.cases), expr.default], inner)
 
     def _try(self, expr: s.Try, scope: _Scope) -> Cost:
@@ -340,7 +343,8 @@ class Analysis:
         if entry is not None and len(args) < len(entry.params) and not args:
             costs = [_consumed(self._context_item(expr, scope))]
         if uri == XS:
-            return replace(self.small(*costs), text=sum(c.text for c in costs), texts=sum(c.texts for c in costs), strings=local == "string")
+            texts = self.all(*costs)
+            return replace(self.small(*costs), text=texts.text, texts=texts.texts, strings=local == "string")
         if local in _REGEX and uri == FN:
             return self._regex(expr, local, args, costs)
         if local in _SMALL or uri != FN:
@@ -412,9 +416,9 @@ _RULES: Final[dict[type, Any]] = {
     s.Literal: Analysis._literal, s.Param: Analysis._param, s.Doc: Analysis._doc, s.Root: Analysis._doc,
     s.ContextItem: Analysis._context_item, s.VarRef: Analysis._variable, s.Sequence: Analysis._sequence, s.Step: Analysis._step,
     s.Slash: Analysis._slash, s.Postfix: Analysis._postfix, s.SimpleMap: Analysis._simple_map, s.Union: Analysis._union,
-    s.SetOp: Analysis._set_operation, s.Compare: Analysis._compare, s.Concat: Analysis._concat, s.Range: Analysis._range, s.If: Analysis._if,
-    s.Switch: Analysis._switch, s.Typeswitch: Analysis._typeswitch, s.Try: Analysis._try, s.TypeExpr: Analysis._type_expr,
-    s.Flwor: Analysis._flwor, s.Quantified: Analysis._quantified, s.Call: Analysis._call,
+    s.SetOp: Analysis._set_operation, s.Compare: Analysis._compare, s.Concat: Analysis._concat, s.Range: Analysis._range,
+    s.If: Analysis._if, s.Switch: Analysis._switch, s.Typeswitch: Analysis._typeswitch, s.Try: Analysis._try,
+    s.TypeExpr: Analysis._type_expr, s.Flwor: Analysis._flwor, s.Quantified: Analysis._quantified, s.Call: Analysis._call,
 }  # fmt: skip
 
 

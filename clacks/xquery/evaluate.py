@@ -10,11 +10,11 @@ from __future__ import annotations
 import datetime
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from . import syntax as s
-from .axes import Stepper
 from .compare import compare, general, general_pair
 from .dates import DateTime, parse_datetime
 from .errors import FilterError
@@ -22,10 +22,11 @@ from .functions import FUNCTIONS
 from .names import FN, XS, split
 from .signatures import converter
 from .tree import Node, Tree, in_order
-from .values import atomize, cast, effective_boolean, is_numeric, string_of
+from .values import atomize, effective_boolean, is_numeric
 
 Closure = Callable[["Frame"], list[Any]]
 Test = Callable[["Frame"], bool]
+Lenient = Callable[["Frame"], tuple[list[Any], FilterError | None]]
 
 # A range or a recursion beyond these is refused when it is evaluated (CLXQ0004). Filters with ranges run in the sandbox; a million
 # integers take about 40 MB there. 90 calls of a function of average size stay below Python's own limit of 1,000 frames.
@@ -127,7 +128,7 @@ def absolute(expr: s.Expr) -> bool:
             return absolute(expr.left) and fixed(expr.right)
         case s.Postfix():
             return absolute(expr.base) and all(fixed(one) for one in expr.predicates)
-        case s.Sequence() | s.Union() | s.And() | s.Or() | s.Arith() | s.Compare() | s.Concat() | s.Unary() | s.TypeExpr() | s.If() | s.SetOp():
+        case s.Sequence() | s.Union() | s.And() | s.Or() | s.Arith() | s.Compare() | s.Concat() | s.Unary() | s.TypeExpr() | s.If():
             return all(absolute(one) for one in s.children(expr))
         case s.Call():
             known = split(expr.name)[0] == XS or (bool(expr.args) and expr.name in FUNCTIONS)
@@ -167,6 +168,11 @@ _BOOLEAN_CALLS: Final = frozenset(
 )  # fmt: skip
 
 
+def _plain(predicates: tuple[s.Expr, ...]) -> bool:
+    """Whether predicates look at one item at a time, so that one may fail without moving the others."""
+    return bool(predicates) and all(is_boolean(one) and not uses_position(one) for one in predicates)
+
+
 def uses_position(expr: s.Expr) -> bool:
     """Whether position() or last() of this focus may be asked for; those of inner predicates count too, which only costs speed."""
     return any(isinstance(one, s.Call) and split(one.name) in ((FN, "position"), (FN, "last")) for one in s.walk(expr))
@@ -192,7 +198,8 @@ class Compiler:
     def _make(self, expr: s.Expr) -> Closure:
         from .constructs import MAKERS
 
-        return MAKERS[type(expr)](self, expr)
+        made: Closure = MAKERS[type(expr)](self, expr)
+        return made
 
     def _once(self, kind: type, expr: s.Expr, made: Callable[[Frame], Any]) -> Callable[[Frame], Any]:
         """`made`, evaluated at most once per event whichever filter asks; a failure is kept as well."""
@@ -224,7 +231,7 @@ class Compiler:
             return lambda frame: [frame.params[slot]]
         items = self.sequence(expr)
         if absolute(expr):
-            return self._once(tuple, expr, lambda frame: atomize(items(frame)))  # type: ignore[no-any-return]
+            return self._once(set, expr, lambda frame: atomize(items(frame)))
         return lambda frame: atomize(items(frame))
 
     def single(self, expr: s.Expr) -> Callable[[Frame], Any]:
@@ -267,6 +274,10 @@ class Compiler:
                 return lambda frame: bool(call(frame))
             case s.Quantified():
                 return self._quantified(expr)
+            case s.Slash() | s.Step() | s.Postfix() | s.Union():
+                return self._some(expr)
+            case s.Flwor():
+                return self._first(expr)
             case s.If():
                 condition, then, otherwise = (self.boolean(one) for one in (expr.condition, expr.then, expr.otherwise))
                 return lambda frame: then(frame) if condition(frame) else otherwise(frame)
@@ -292,13 +303,121 @@ class Compiler:
 
         return decide
 
+    def _some(self, expr: s.Expr) -> Test:
+        """The effective boolean value of a path, which is answered by its first node even where it fails for another."""
+        lenient = self.lenient(expr)
+
+        def test(frame: Frame) -> bool:
+            items, failure = lenient(frame)
+            if failure is not None and not (items and type(items[0]) is Node):
+                raise failure
+            return effective_boolean(items)
+
+        return test
+
     def _exists(self, expr: s.Expr) -> Test:
-        items = self.sequence(expr)
-        return lambda frame: bool(items(frame))
+        lenient = self.lenient(expr)
+
+        def test(frame: Frame) -> bool:
+            items, failure = lenient(frame)
+            if failure is not None and not items:
+                raise failure
+            return bool(items)
+
+        return test
 
     def _empty(self, expr: s.Expr) -> Test:
+        exists = self._exists(expr)
+        return lambda frame: not exists(frame)
+
+    def _first(self, expr: s.Flwor) -> Test:
+        """The effective boolean value of a FLWOR, which is decided by its first item if that is a node."""
+        from .clause_makers import results
+
+        found = results(self, expr)
+
+        def test(frame: Frame) -> bool:
+            items: list[Any] = []
+            for some in found(frame):
+                items.extend(some)
+                if items and (type(items[0]) is Node or len(items) > 1):
+                    break
+            return effective_boolean(items)
+
+        return test
+
+    # --- answers in spite of failures ----------------------------------------------------------------------------------------------
+
+    def lenient(self, expr: s.Expr) -> Lenient:
+        """The items of a path as far as its predicates do not fail, and the first failure: whoever needs only one item may ignore it."""
+        match expr:
+            case s.Slash(right=s.Step(predicates=predicates) as step) if _plain(predicates):
+                return self._kept(expr, s.Slash(expr.at, expr.left, replace(step, predicates=())), predicates)
+            case s.Step(predicates=predicates) if _plain(predicates):
+                return self._kept(expr, replace(expr, predicates=()), predicates)
+            case s.Postfix(predicates=predicates) if _plain(predicates):
+                return self._kept(expr, expr.base, predicates)
+            case s.Slash(left=left, right=s.Step(predicates=()) as step):
+                return self._onwards(left, step)
+            case s.Union():
+                return self._united(expr)
         items = self.sequence(expr)
-        return lambda frame: not items(frame)
+        return lambda frame: (items(frame), None)
+
+    def _kept(self, expr: s.Expr, bare: s.Expr, predicates: tuple[s.Expr, ...]) -> Lenient:
+        if absolute(expr):
+            return self._once(tuple, expr, self._tested(bare, predicates))
+        return self._tested(bare, predicates)
+
+    def _tested(self, bare: s.Expr, predicates: tuple[s.Expr, ...]) -> Lenient:
+        base, tests = self.lenient(bare), [self.boolean(one) for one in predicates]
+
+        def choose(frame: Frame) -> tuple[list[Any], FilterError | None]:
+            items, failure = base(frame)
+            kept = []
+            for item in items:
+                inner = frame.inner(item)
+                fails = None
+                for test in tests:
+                    try:
+                        if not test(inner):
+                            break
+                    except FilterError as error:
+                        fails = fails or error
+                else:
+                    if fails is None:
+                        kept.append(item)
+                    failure = failure or fails
+            return kept, failure
+
+        return choose
+
+    def _onwards(self, left: s.Expr, step: s.Step) -> Lenient:
+        from .constructs import stepped
+
+        base, onwards = self.lenient(left), stepped(self, left, step)
+
+        def walk(frame: Frame) -> tuple[list[Any], FilterError | None]:
+            items, failure = base(frame)
+            return onwards(frame, items), failure
+
+        return walk
+
+    def _united(self, expr: s.Union) -> Lenient:
+        parts = [self.lenient(one) for one in expr.items]
+
+        def unite(frame: Frame) -> tuple[list[Any], FilterError | None]:
+            found: list[Any] = []
+            failure = None
+            for part in parts:
+                items, fails = part(frame)
+                found.extend(items)
+                failure = failure or fails
+            if any(type(item) is not Node for item in found):
+                raise FilterError("XPTY0004", "Only nodes can be united, intersected and excepted")
+            return in_order(found), failure
+
+        return unite
 
     def _not(self, expr: s.Expr) -> Test:
         test = self.boolean(expr)
@@ -311,29 +430,49 @@ class Compiler:
         return lambda frame: compare_parts(whole(frame), frame.params[slot])
 
     def _general(self, expr: s.Compare) -> Test:
-        left, right, op = self.atoms(expr.left), self.atoms(expr.right), expr.op
-        if op == "=" and isinstance(expr.right, s.Param) and expr.right.type == "string":
-            slot = expr.right.slot
-
-            def equal(frame: Frame) -> bool:
-                wanted = frame.params[slot]
-                found = left(frame)
-                for one in found:
-                    if not isinstance(one, str):
-                        return general(op, found, [wanted])
-                return wanted in found
-
-            return equal
+        left, right, op = self._lenient_atoms(expr.left), self._lenient_atoms(expr.right), expr.op
         if isinstance(expr.right, s.Param):
-            slot = expr.right.slot
+            return self._with_param(left, op, expr.right)
 
-            def one_by_one(frame: Frame) -> bool:
-                found = left(frame)
-                wanted = frame.params[slot]
-                return general_pair(op, found[0], wanted) if len(found) == 1 else general(op, found, [wanted])
+        def test(frame: Frame) -> bool:
+            (one, failure), (other, fails) = left(frame), right(frame)
+            if general(op, one, other):
+                return True
+            if failure is not None or fails is not None:
+                raise failure or fails  # type: ignore[misc]
+            return False
 
-            return one_by_one
-        return lambda frame: general(op, left(frame), right(frame))
+        return test
+
+    def _with_param(self, left: Lenient, op: str, param: s.Param) -> Test:
+        """A comparison with a literal of the one filter: what most filters are."""
+        slot = param.slot
+        string = op == "=" and param.type == "string"
+
+        def test(frame: Frame) -> bool:
+            found, failure = left(frame)
+            wanted = frame.params[slot]
+            if string and all(isinstance(one, str) for one in found):
+                holds = wanted in found
+            else:
+                holds = general_pair(op, found[0], wanted) if len(found) == 1 else general(op, found, [wanted])
+            if failure is not None and not holds:
+                raise failure
+            return holds
+
+        return test
+
+    def _lenient_atoms(self, expr: s.Expr) -> Lenient:
+        if not isinstance(expr, (s.Slash, s.Step, s.Postfix, s.Union)):
+            atoms = self.atoms(expr)
+            return lambda frame: (atoms(frame), None)
+        items = self.lenient(expr)
+
+        def both(frame: Frame) -> tuple[list[Any], FilterError | None]:
+            found, failure = items(frame)
+            return atomize(found), failure
+
+        return self._once(frozenset, expr, both) if absolute(expr) else both
 
     def _value(self, expr: s.Compare) -> Test:
         left, right, op = self.single(expr.left), self.single(expr.right), expr.op
@@ -345,7 +484,7 @@ class Compiler:
         return test
 
     def _quantified(self, expr: s.Quantified) -> Test:
-        sources = [(one.name, self.sequence(one.source), self.matcher(one.type)) for one in expr.bindings]
+        sources = [(one.name, self.lenient(one.source), self.matcher(one.type)) for one in expr.bindings]
         condition = self.boolean(expr.condition)
         decisive = not expr.every
 
@@ -353,8 +492,8 @@ class Compiler:
             if depth == len(sources):
                 return condition(frame) is decisive
             name, source, check = sources[depth]
-            failure = None
-            for item in source(frame):
+            items, failure = source(frame)
+            for item in items:
                 try:
                     check([item])
                     if search(frame.bound(name, [item]), depth + 1):

@@ -49,8 +49,8 @@ class Filter:
     def matches(self, document: Document, variables: Mapping[str, object] | None = None) -> bool:
         """Whether the effective boolean value of the filter is true (XPath 3.1 section 2.4.3), with the document node as context item.
 
-        `variables` are the values of external variables by name: bool, int, float, Decimal, str, datetime; others are as if unset. Evaluates
-        dear filters as well, whatever they take. Raises FilterError when the evaluation fails, which for the bus means: no match.
+        `variables` are the values of external variables by name: bool, int, float, Decimal, str, datetime; others are as if unset.
+        Evaluates dear filters as well, whatever they take. Raises FilterError when the evaluation fails, which for the bus means: no match.
         """
         return self.compiled.matches(Event(document, variables), self.params)
 

@@ -67,6 +67,10 @@ class FilterIndex(Generic[K]):
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
+    def is_empty(self) -> bool:
+        """Whether nothing is left of what was added: for tests."""
+        return not (self._entries or self._variables or self._always or self._kinds) and self._root.empty()
+
     # --- changing ------------------------------------------------------------------------------------------------------------------
 
     def add(self, key: K, filter: Filter | Iterable[Filter] | None, kinds: Collection[str] | None = None) -> None:  # noqa: A002

@@ -145,6 +145,8 @@ def _stepped(base: _Path, step: s.Step, focus: _Focus) -> _Path:
     edge = _edge(step)
     if edge is None:
         return replace(base, exact=NO, open=False)
+    if edge and base.pattern and base.pattern[-1].axis in ("attribute", "text"):
+        return replace(base, exact=NO, open=False)  # nothing lies below an attribute or a text
     # What a predicate of an earlier step asks for and what follows it must hold of one node: together they are no longer exact.
     moved = replace(base, pattern=base.pattern + edge, exact=NO if base.needs else base.exact)
     return _filtered(moved, step.predicates, focus)
@@ -252,7 +254,7 @@ def _weak(found: Need) -> Need:
 def _all(items: list[Need]) -> Need:
     if any(one is False for one in items):
         return False
-    kept = [one for one in items if one is not True]
+    kept: list[Need] = [one for one in items if one is not True]
     if not kept:
         return True
     if len(kept) == 1:
@@ -382,6 +384,8 @@ def _compared(subject: s.Expr, op: str, operands: list[Operand], kind: str, focu
     as_string = False
     match subject:
         case s.Call(name=name, args=(s.Expr() as only,)) if split(name) == (FN, "string"):
+            if op != "=" or any(isinstance(one, s.Literal) and one.value == "" for one in operands):
+                return True  # string(()) is the empty string
             subject, as_string = only, True
         case s.Call(name=name, args=(s.Expr() as only,)) if split(name) == ("http://www.w3.org/2001/XMLSchema", "string"):
             subject, as_string = only, True
@@ -390,8 +394,6 @@ def _compared(subject: s.Expr, op: str, operands: list[Operand], kind: str, focu
         return _given(subject, focus)
     exact = path.exact if kind == "general" and not as_string else min(path.exact, SINGLE)
     found = _any([_condition(path.pattern, op, one, kind == "value" or as_string, exact) for one in operands])
-    if as_string and found is not True and any(isinstance(one, s.Literal) and one.value == "" for one in operands):
-        return True  # string(()) is the empty string
     return found if not path.needs else _weak(_all([found, *path.needs]))
 
 

@@ -43,10 +43,10 @@ def descendant_steps(expr: s.Expr) -> s.Expr:
     """`//x` as descendant::x (section 3.3.5 writes it out otherwise): the same nodes, as long as no predicate counts positions."""
     expr = _changed(expr, descendant_steps)
     match expr:
-        case s.Slash(left=s.Slash(left=left, right=s.Step(axis="descendant-or-self", test=test, predicates=())), right=s.Step() as step) if (
-            test == _NODE and step.axis in ("child", "descendant") and all(is_boolean(p) and not uses_position(p) for p in step.predicates)
-        ):
-            return s.Slash(expr.at, left, s.Step(step.at, "descendant", step.test, step.predicates))
+        case s.Slash(left=s.Slash(left=left, right=s.Step(axis="descendant-or-self", predicates=()) as deep), right=s.Step() as step):
+            counts = any(not is_boolean(one) or uses_position(one) for one in step.predicates)
+            if deep.test == _NODE and step.axis in ("child", "descendant") and not counts:
+                return s.Slash(expr.at, left, s.Step(step.at, "descendant", step.test, step.predicates))
     return expr
 
 
@@ -95,7 +95,7 @@ def _uses(expr: s.Expr, name: str) -> int:
 def _binds(expr: s.Expr, name: str) -> bool:
     """Whether anything inside binds the name again; then it stays a variable."""
     return any(
-        getattr(one, "name", None) == name and isinstance(one, (s.For, s.Let, s.Count))
+        (getattr(one, "name", None) == name and isinstance(one, (s.For, s.Let, s.Count)))
         or (isinstance(one, (s.For,)) and one.counter == name)
         or (isinstance(one, s.GroupBy) and any(key == name for key, _ in one.keys))
         or (isinstance(one, s.Inline) and any(param == name for param, _ in one.params))

@@ -259,8 +259,9 @@ class Parser(ClauseParser, ConstructorParser):
 
     def _axis_step(self, at: int, axis: str) -> s.Expr:
         if self.token.kind == "name" and self.token.text in KINDS and self.after(self.token).text == "(":
-            test: s.NameTest | s.KindTest = self.kind_test()
-            if axis == "child" and test.kind == "attribute":
+            kind = self.kind_test()
+            test: s.NameTest | s.KindTest = kind
+            if axis == "child" and kind.kind == "attribute":
                 axis = "attribute"  # section 3.3.5, abbreviated syntax
         elif self.token.kind == "name" or self.is_symbol("*"):
             test = self.name_test("" if axis == "attribute" else self.element_namespace)
@@ -314,7 +315,7 @@ class Parser(ClauseParser, ConstructorParser):
             return table[token.text]()
         if token.text == "<" and self.starts_constructor():
             return self.direct_constructor()
-        self.unexpected("an expression")
+        return self.unexpected("an expression")
 
     def _context_item(self) -> s.Expr:
         return s.ContextItem(self.take().start)
@@ -383,8 +384,7 @@ class Parser(ClauseParser, ConstructorParser):
                 self.unexpected("the number of arguments")
             return s.NamedRef(token.start, name, int(self.take().text[:9]))
         arguments = self._arguments()
-        uri, local = split(name)
-        if uri == XS and arguments and arguments[0] is None and len(arguments) == 1:
+        if split(name)[0] == XS and arguments and arguments[0] is None and len(arguments) == 1:
             return s.NamedRef(token.start, name, 1)
         return s.Call(token.start, name, arguments)
 

@@ -289,7 +289,7 @@ def _part(name: str) -> Callable[[Any], Any]:
             return None
         sign = -1 if value.months < 0 or value.seconds < 0 else 1
         minutes, seconds = divmod(abs(value.seconds), 60)
-        parts = {"years": abs(value.months) // 12, "months": abs(value.months) % 12, "days": int(minutes) // 1440,
+        parts: dict[str, Any] = {"years": abs(value.months) // 12, "months": abs(value.months) % 12, "days": int(minutes) // 1440,
                  "hours": int(minutes) // 60 % 24, "minutes": int(minutes) % 60, "seconds": seconds}  # fmt: skip
         return sign * parts[name]
 

@@ -7,6 +7,7 @@ A parameter is written as in the specification, in short: a type letter and an o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from .dates import DateTime, Duration
@@ -40,13 +41,16 @@ def _double(value: Any) -> float:
     return double(_numeric(value))
 
 
+def _is_point(kind: str, value: Any) -> bool:
+    return isinstance(value, DateTime) and value.type == kind
+
+
 def _exact(letter: str) -> Callable[[Any], Any]:
     target = _TARGET[letter]
     kinds: dict[str, Callable[[Any], bool]] = {
         "i": lambda value: type(value) is int, "b": lambda value: type(value) is bool,
         "U": lambda value: isinstance(value, Duration),
-        **{one: (lambda value, kind=kind: isinstance(value, DateTime) and value.type == kind)
-           for one, kind in (("D", "date"), ("T", "dateTime"), ("M", "time"))},
+        **{one: partial(_is_point, kind) for one, kind in (("D", "date"), ("T", "dateTime"), ("M", "time"))},
     }  # fmt: skip
     fits = kinds[letter]
 

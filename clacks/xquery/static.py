@@ -5,6 +5,8 @@ Raises FilterError where the filter is wrong; what is right but not native is re
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import syntax as s
 from .errors import FilterError, error_at
 from .functions import FUNCTIONS, OUTSIDE, lookup
@@ -93,10 +95,10 @@ class Checker:
             self.mark(expr.at, _FOREIGN_NODES[type(expr)])
         if isinstance(expr, s.Constructor):
             self.mark(expr.at, expr.what)
-        handler = {s.Flwor: self.flwor, s.Quantified: self.quantified, s.Typeswitch: self.typeswitch, s.Try: self.attempt,
-                   s.Inline: self.inline}.get(type(expr))  # fmt: skip
-        if handler is not None:
-            handler(expr, scope)
+        handlers: dict[type, Any] = {s.Flwor: self.flwor, s.Quantified: self.quantified, s.Typeswitch: self.typeswitch, s.Try: self.attempt,
+                   s.Inline: self.inline}  # fmt: skip
+        if type(expr) in handlers:
+            handlers[type(expr)](expr, scope)
             return
         for child in s.children(expr):
             self.check(child, scope)

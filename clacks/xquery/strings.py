@@ -16,6 +16,8 @@ from .values import atomize, string_of
 
 CODEPOINT: Final = FN + "/collation/codepoint"
 _SPACES: Final = " \t\r\n"
+_DIGITS: Final = frozenset("0123456789")
+_UNSAFE: Final = frozenset('<>"{}|\\^`')
 
 
 def check_collation(uri: str | None) -> None:
@@ -156,7 +158,7 @@ def replace(text: str | None, pattern: str, replacement: str, flags: str = "") -
             at += 2
         elif char == "$":
             end = at + 1
-            while end < len(replacement) and replacement[end] in "0123456789" and (end == at + 1 or int(replacement[at + 1:end + 1]) <= groups):
+            while replacement[end:end + 1] in _DIGITS and (end == at + 1 or int(replacement[at + 1:end + 1]) <= groups):
                 end += 1
             if end == at + 1:
                 raise FilterError("FORX0004", replacement[:40])
@@ -179,7 +181,7 @@ def encode_for_uri(text: str | None) -> str:
 
 
 def iri_to_uri(text: str | None) -> str:
-    return "".join(char if 0x20 < ord(char) < 0x7F and char not in '<>"{}|\\^`' else urllib.parse.quote(char, safe="") for char in text or "")
+    return "".join(char if 0x20 < ord(char) < 0x7F and char not in _UNSAFE else urllib.parse.quote(char, safe="") for char in text or "")
 
 
 def escape_html_uri(text: str | None) -> str:

@@ -145,8 +145,9 @@ def _comparands(expr: s.Expr) -> Iterator[s.Literal]:
             elif isinstance(side, s.Sequence) and expr.kind == "general" and _constant(side):
                 yield from (one for one in side.items if isinstance(one, s.Literal))
     elif isinstance(expr, s.Call) and split(expr.name) in _FREE_SECOND and len(expr.args) == 2:
-        if isinstance(expr.args[1], s.Literal) and expr.args[1].type == "string" and not isinstance(expr.args[0], s.Literal):
-            yield expr.args[1]
+        whole, part = expr.args
+        if isinstance(part, s.Literal) and part.type == "string" and not isinstance(whole, s.Literal):
+            yield part
 
 
 def _constant(expr: s.Expr) -> bool:

@@ -57,6 +57,7 @@ class Place:
         if edge.axis == "text":
             if self.texts is None:
                 self.texts = Values()
+                self._judge()
             return self.texts
         found = self._next(edge)
         if found is None:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import partial
 from typing import Any, Final
 
 from .dates import DateTime, Duration, parse_datetime, parse_duration
@@ -185,8 +186,8 @@ RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
 _FROM_STRING: Final[dict[str, Callable[[str], Any]]] = {
     "string": str, "untypedAtomic": Untyped, "boolean": to_boolean, "decimal": to_decimal, "double": to_double,
     "anyURI": lambda text: AnyURI(" ".join(text.split())),
-    **{kind: (lambda text, kind=kind: parse_datetime(kind, text)) for kind in ("dateTime", "date", "time")},
-    **{kind: (lambda text, kind=kind: parse_duration(kind, text)) for kind in ("duration", "dayTimeDuration", "yearMonthDuration")},
+    **{kind: partial(parse_datetime, kind) for kind in ("dateTime", "date", "time")},
+    **{kind: partial(parse_duration, kind) for kind in ("duration", "dayTimeDuration", "yearMonthDuration")},
 }  # fmt: skip
 
 # The types that values of our own can be cast to and tested for; all others are for the full engine.
