@@ -17,9 +17,9 @@ Bucket = Any
 
 
 def put(table: dict[Any, Bucket], key: Any, entry: Entry) -> None:
-    """Adds an entry to the bucket of a key."""
+    """Adds an entry to the bucket of a key; a list may name a value twice, so an entry may come twice."""
     found = table.get(key)
-    if found is None:
+    if found is None or found is entry:
         table[key] = entry
     elif type(found) is dict:
         found[entry] = None
@@ -29,7 +29,7 @@ def put(table: dict[Any, Bucket], key: Any, entry: Entry) -> None:
 
 def take(table: dict[Any, Bucket], key: Any, entry: Entry) -> None:
     """Takes an entry out of the bucket of a key; an empty bucket is dropped."""
-    found = table[key]
+    found = table.get(key)
     if type(found) is dict:
         found.pop(entry, None)
         if len(found) == 1:
@@ -100,7 +100,7 @@ class Intervals:
             return
         for place in places:
             cell = self.cells[place]
-            cell.remove(one)
+            cell.remove(one)  # added as often as removed, so it is there
             if not cell:
                 del self.cells[place]
             self.levels[place[0]] -= 1
@@ -166,6 +166,8 @@ class Bounds:
         put(self.buckets, bound, entry)
 
     def remove(self, bound: float, entry: Entry) -> None:
+        if bound not in self.buckets:
+            return
         take(self.buckets, bound, entry)
         if bound not in self.buckets:
             place = self._block(bound)

@@ -55,6 +55,8 @@ class Values:
         adding = change is put
         if upper is not None:
             if self.intervals is None:
+                if not adding:
+                    return
                 self.intervals = Intervals()
             one: Interval = (as_double(value), op in _INCLUDED, as_double(upper[1]), upper[0] in _INCLUDED, entry)
             (self.intervals.add if adding else self.intervals.remove)(one)
@@ -72,7 +74,7 @@ class Values:
         elif op == "=":
             change(self.numbers, as_double(value), entry)
         else:
-            bounds = self.bounds.setdefault(op, Bounds())
+            bounds = self.bounds.setdefault(op, Bounds())  # one per operator
             (bounds.add if adding else bounds.remove)(as_double(value), entry)
             if not bounds:
                 del self.bounds[op]

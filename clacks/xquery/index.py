@@ -109,14 +109,14 @@ class FilterIndex(Generic[K]):
         chosen, atoms = _options(entry.filters)[entry.choice]
         params = chosen.params
         for atom in atoms:
-            values = self._values(atom)
+            values = self._values(atom)  # an atom that says the same twice finds it gone
             values.remove(atom.op, _value(atom.operand, params), entry, _upper(atom, params))
             if values:
                 continue
             if atom.variable is None:
                 self._root.prune(atom.pattern)
             else:
-                del self._variables[atom.variable]
+                self._variables.pop(atom.variable, None)
 
     def _values(self, atom: Atom) -> Values:
         if atom.variable is None:
@@ -125,7 +125,11 @@ class FilterIndex(Generic[K]):
 
     def _weight(self, chosen: Filter, atoms: tuple[Atom, ...]) -> int:
         """How many other filters hang where this one would."""
-        return sum(self._values(atom).weight(atom.op, _value(atom.operand, chosen.params)) for atom in atoms)
+        weight = 0
+        for atom in atoms:
+            values = self._root.find(atom.pattern) if atom.variable is None else self._variables.get(atom.variable)
+            weight += 0 if values is None else values.weight(atom.op, _value(atom.operand, chosen.params))
+        return weight
 
     # --- asking --------------------------------------------------------------------------------------------------------------------
 

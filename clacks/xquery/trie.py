@@ -66,6 +66,15 @@ class Place:
         self._judge()
         return conditions
 
+    def find(self, pattern: Pattern) -> Values | None:
+        """The conditions at the end of a pattern, if they are there."""
+        place: Place | None = self
+        for edge in pattern:
+            if place is None or edge.axis == "text":
+                return None if place is None else place.texts
+            place = place._next(edge)
+        return None if place is None else place.values
+
     def prune(self, pattern: Pattern, at: int = 0) -> None:
         """Forgets what is empty along a pattern."""
         if at < len(pattern) and pattern[at].axis != "text":
