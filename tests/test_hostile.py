@@ -1,0 +1,124 @@
+"""Hostile publishers are refused with the right words, and nobody else feels it: the kinds of tests/hostility.py against a real agent.
+
+What the others feel in milliseconds is bench/hostile.py's; here is that they get everything, in order, and that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import AgentProcess, RunningAgent, wait_for
+from hostility import KINDS, Endless, Hostile, encoded
+from samples import leave
+from support import End, until
+
+from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Outcome, Rejected, Terminus, connect
+
+EVENTS_OF_THE_BYSTANDER = 40
+
+
+async def dial(port: int) -> Connection:
+    return await connect("127.0.0.1", port, Credentials("admin", "secret"))
+
+
+def in_order(end: End) -> list[Outcome]:
+    """The outcomes in the order of the deliveries."""
+    return [outcome for _, outcome in sorted(end.outcomes, key=lambda pair: pair[0])]
+
+
+async def closed(*connections: Connection) -> None:
+    for connection in connections:
+        connection.close()
+        await connection.wait_closed()
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """One agent for all: what a hostile publisher did to it must not be felt by the next test either."""
+    with RunningAgent(tmp_path_factory.mktemp("hostile")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_hostile_event_is_refused_and_the_bystander_gets_its_own(agent: RunningAgent, kind: Hostile) -> None:
+    texts = [leave(f"c-{number}") for number in range(EVENTS_OF_THE_BYSTANDER)]
+
+    async def scene() -> tuple[list[Outcome], list[Outcome], list[str]]:
+        attacking, standing_by = await dial(agent.port), await dial(agent.port)
+        subscriber = await standing_by.attach_receiver(Terminus("org.clacks.event.ClientLeave"))
+        attacker = await attacking.attach_sender(Terminus("org.clacks"))
+        bystander = await standing_by.attach_sender(Terminus("org.clacks"))
+        subscriber.handler, attacker.handler, bystander.handler = received, attacked, stood_by = End(), End(), End()
+        subscriber.window = 100
+        await until(lambda: attacker.sendable and bystander.sendable, "both may send")
+        attacker.send(encoded(kind.name))
+        for text in texts:
+            bystander.send(Draft(text.encode()).encode())
+        attacker.send(encoded(kind.name))
+        await until(lambda: len(attacked.outcomes) == 2, "the hostile events are settled")
+        await until(lambda: len(stood_by.outcomes) == len(texts), "the bystander's events are settled")
+        await until(lambda: len(received.received) == len(texts), "the bystander's events have arrived")
+        await closed(attacking, standing_by)
+        return in_order(attacked), in_order(stood_by), [body.decode() for body in received.bodies]
+
+    hostile, others, arrived = asyncio.run(scene())
+    for outcome in hostile:
+        assert isinstance(outcome, Rejected)
+        assert outcome.condition.info["code"] == kind.code
+        assert kind.sentence in outcome.condition.description
+        assert len(outcome.condition.description) < 2000
+    assert others == [ACCEPTED] * len(texts)
+    assert arrived == texts
+
+
+# What a connection may make the agent keep: a message of twice the event's limit and its envelope, a session's window of 8 MiB and
+# the sockets' buffers. A delivery of 200 MiB that were kept would show.
+KEPT = 24 * 1024 * 1024
+ENDLESS = 200 * 1024 * 1024
+
+
+# One that keeps to the session's window is told of the size; one that does not may be told of the window first.
+CUT_OFF = {"patient": {"amqp:link:message-size-exceeded"}, "rude": {"amqp:link:message-size-exceeded", "amqp:session:window-violation"}}
+
+
+@pytest.mark.parametrize("manners", CUT_OFF)
+def test_a_delivery_without_an_end_is_cut_off_and_not_kept(tmp_path: Path, environment: dict[str, str], manners: str) -> None:
+    arguments = ["--demo", "--listen", "localhost:0", "--listen-tls", "localhost:0", "--state-dir", str(tmp_path / "state")]
+    with AgentProcess(arguments, environment, tmp_path / "log") as process:
+        port = int(process.url().rpartition(":")[2].partition("/")[0])
+        statm = Path(f"/proc/{process.process.pid}/statm")
+        if not statm.exists():
+            pytest.skip("memory is read from /proc")
+
+        def memory() -> int:
+            return int(statm.read_text().split()[1]) * 4096
+
+        before = memory()
+        endless = Endless("127.0.0.1", port, "admin", "secret", patient=manners == "patient")
+        most = 0
+        while endless.sent < ENDLESS and endless.pump(ENDLESS // 50, 1.0):
+            most = max(most, memory())
+            if endless.stalled:
+                break
+        wait_for(lambda: endless.read() or endless.ended, "the agent says why")
+        assert endless.ended in CUT_OFF[manners]
+        assert most - before < KEPT
+
+        async def bystander() -> list[str]:
+            connection = await dial(port)
+            subscriber = await connection.attach_receiver(Terminus("org.clacks.event.ClientLeave"))
+            publisher = await connection.attach_sender(Terminus("org.clacks"))
+            subscriber.handler, publisher.handler = received, _ = End(), End()
+            subscriber.window = 1
+            await until(lambda: publisher.sendable, "it may send")
+            publisher.send(Draft(leave("c-1").encode()).encode())
+            await until(lambda: bool(received.received), "the bystander's event has arrived")
+            await closed(connection)
+            return [body.decode() for body in received.bodies]
+
+        assert asyncio.run(bystander()) == [leave("c-1")]
+        endless.close()
+        wait_for(lambda: memory() - before < KEPT, "nothing of it is kept")
