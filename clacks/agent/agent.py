@@ -129,7 +129,7 @@ class Agent:
         from watchfiles import awatch
 
         folders = [folder for folder in self.schemas.folders if folder.is_dir()]
-        async for _ in awatch(*folders, stop_event=self._stopping, recursive=True, step=50, debounce=400):
+        async for _ in awatch(*folders, stop_event=self._stopping, recursive=True, step=200, debounce=1000):
             await asyncio.to_thread(self._schemas_changed)
 
     def _schemas_changed(self) -> None:

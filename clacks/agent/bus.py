@@ -8,8 +8,7 @@ set of schemas and touch nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..common.errors import ClacksError
 from ..common.event import Event
@@ -22,8 +21,7 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 Key = Hashable  # a subscription, whatever the driver takes for one
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """What came in, before anything is known of it.
 
     `body` is the event's XML; `encoded` the bare AMQP message it came in, None if it did not come as one; `user` who is authenticated;
@@ -35,22 +33,20 @@ class Incoming:
     user: str
     encoded: bytes | None = None
     claimed_user: bytes | None = None
-    properties: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
-    annotations: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    properties: Mapping[str, Any] = _NOTHING
+    annotations: Mapping[str, Any] = _NOTHING
     ttl: float | None = None
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """Not taken. With `explainable`, `Bus.explain` has more to say than `error`, but takes its time."""
 
     error: ClacksError
     explainable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(NamedTuple):
     """Taken: `matched` get the event; for `undecided` the sandbox says so later, in their queues' order. Both lists may be empty, and
     no key is in both."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -107,6 +108,9 @@ async def _serve(config: Config, users: UserBook | None) -> int:
         loop.add_signal_handler(number, agent.stop)
     loop.add_signal_handler(signal.SIGHUP, agent.reload)
     urls = await agent.start()
+    # What has been made so far lives as long as the process: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     for url in urls:
         print(f"ready {url}", flush=True)
     notify(f"READY=1\nSTATUS={' '.join(urls)}\nMAINPID={os.getpid()}")

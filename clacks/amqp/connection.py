@@ -23,13 +23,13 @@ from .engine import (
     read_condition,
     read_map,
     read_symbols,
-    scratch,
     text,
+    thread_scratch,
     write_condition,
     write_map,
     write_symbols,
 )  # fmt: skip
-from .link import Receiver, Sender, open_link
+from .link import OUTPUT_LIMIT, Receiver, Sender, open_link
 from .outcome import AmqpError, Condition
 from .sasl import Handshake, SaslFailure
 from .terminus import Terminus
@@ -43,6 +43,7 @@ LINK_LIMIT: Final = 4096
 _push, _capacity, _peek_event, _pop_event = lib.pn_transport_push, lib.pn_transport_capacity, lib.pn_collector_peek, lib.pn_collector_pop
 _event_type, _event_delivery, _event_link = lib.pn_event_type, lib.pn_event_delivery, lib.pn_event_link
 _delivery_link, _pending, _peek, _pop = lib.pn_delivery_link, lib.pn_transport_pending, lib.pn_transport_peek, lib.pn_transport_pop
+_outgoing_bytes, _unpack = lib.pn_session_outgoing_bytes, ffi.unpack
 _DELIVERY, _FLOW = lib.PN_DELIVERY, lib.PN_LINK_FLOW
 
 
@@ -100,6 +101,8 @@ class Connection(asyncio.Protocol):
         self.secure = False
         self.paused = False
         self.touched = False
+        self.scratch = thread_scratch()
+        self.room = OUTPUT_LIMIT  # bytes that may be sent before the next flush says how much is left
         self.blocked: set[Sender] = set()
         self.ready: asyncio.Future[None] = self.loop.create_future()
         self.lost: asyncio.Future[None] = self.loop.create_future()
@@ -110,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._engine: Engine | None = None
         self._transport: asyncio.Transport | None = None
         self._links: dict[Any, Sender | Receiver] = {}
+        self._sessions: set[Any] = set()
         self._session: Any = None
         self._names = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -178,6 +182,7 @@ class Connection(asyncio.Protocol):
             self._session = lib.pn_session(engine.connection)
             lib.pn_session_set_incoming_capacity(self._session, self.options.session_capacity)
             lib.pn_session_open(self._session)
+            self._sessions.add(self._session)
         self._names += 1
         link = open_link(
             self, self._session, name or f"{self.options.container_id}-{self._names}", source, target,
@@ -241,6 +246,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self.room = 0
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -260,6 +266,7 @@ class Connection(asyncio.Protocol):
             link.on_remote_end(condition, closed=False)
             link.release()
         self._links.clear()
+        self._sessions.clear()
         self.blocked.clear()
         if self._engine is not None:
             engine, self._engine = self._engine, None
@@ -346,8 +353,8 @@ class Connection(asyncio.Protocol):
                     link.on_delivery(delivery)
             elif kind == _FLOW:
                 link = links.get(_event_link(event))
-                if type(link) is Sender and link.alive and link.handler is not None:
-                    link.handler.credit(link)
+                if type(link) is Sender and link.alive:
+                    link.on_flow()
             else:
                 react = _REACTIONS.get(kind)
                 if react is not None:
@@ -380,6 +387,7 @@ class Connection(asyncio.Protocol):
             return
         lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
         lib.pn_session_open(session)
+        self._sessions.add(session)
 
     def _session_remote_close(self, event: Any) -> None:
         session = lib.pn_event_session(event)
@@ -391,6 +399,7 @@ class Connection(asyncio.Protocol):
                 link.release()
         if session == self._session:
             self._session = None
+        self._sessions.discard(session)
         lib.pn_session_close(session)
         lib.pn_session_free(session)
 
@@ -451,24 +460,26 @@ class Connection(asyncio.Protocol):
         engine, out = self._engine, self._transport
         if engine is None or out is None:
             return
-        transport, buffer = engine.transport, scratch.buffer
+        transport, buffer = engine.transport, self.scratch.buffer
         pending = _pending(transport)
         while pending > 0 and not self.paused:
             size = _peek(transport, buffer, min(pending, SCRATCH_SIZE))
             if size <= 0:
                 break
-            out.write(ffi.unpack(buffer, size))
+            out.write(_unpack(buffer, size))
             _pop(transport, size)
             pending = _pending(transport)
         self._dispatch(engine)
-        if self._farewell and not any(type(link) is Sender and link.stuffed for link in self._links.values()):
+        waiting = sum(map(_outgoing_bytes, self._sessions))  # for the peer's session window (2.5.6), or for the socket
+        self.room = 0 if self.paused else OUTPUT_LIMIT - waiting
+        if self._farewell and not waiting:
             self._farewell = False
             lib.pn_connection_close(engine.connection)
             self.touch()
         if pending < 0:  # the engine has said all: our close is out, and the peer's is in or will not be waited for
             self._closing = True
             out.close()
-        elif self.blocked and not self.paused:
+        elif self.blocked and self.room > 0:
             blocked, self.blocked = self.blocked, set()
             for link in blocked:
                 if link.alive and link.handler is not None:

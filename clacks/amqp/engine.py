@@ -9,29 +9,43 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from cproton_ffi import ffi, lib
+from cproton_ffi import ffi as ffi
+from cproton_ffi import lib as lib
 
-from .codec import Described, Symbol, SymbolArray, decode, decode_all, encode
+from .codec import Described, Symbol, SymbolArray, decode, encode
 from .outcome import ACCEPTED, RELEASED, Accepted, Condition, Modified, Outcome, Rejected, Released
 from .terminus import Terminus
 
 NULL: Final = ffi.NULL
 
+ABORTED: Final = -11  # PN_ABORTED of proton/error.h, which the binding leaves out
+
 # What one read from a socket brings at most (asyncio asks for 256 KiB), and a frame of ours at the most.
 SCRATCH_SIZE: Final = 256 * 1024
 
 
-class _Scratch(threading.local):
-    """One buffer a thread: engine calls drop the interpreter lock, so threads must not share one."""
+class Scratch:
+    """Buffers that the calls of one thread share: engine calls drop the interpreter lock, so threads must not."""
+
+    __slots__ = ("_struct", "buffer", "number", "tag")
 
     def __init__(self) -> None:
         self.buffer = ffi.new("char[]", SCRATCH_SIZE)
-        self.tag_bytes = ffi.new("char[]", 8)
-        self.tag_view = ffi.buffer(self.tag_bytes)
-        self.tag = ffi.new("pn_delivery_tag_t *", (8, self.tag_bytes))
+        self.number = ffi.new("uint64_t *")
+        """The number in `tag`."""
+        self._struct = ffi.new("pn_delivery_tag_t *", (8, ffi.cast("char *", self.number)))
+        self.tag = self._struct[0]
 
 
-scratch: Final = _Scratch()
+_threads: Final = threading.local()
+
+
+def thread_scratch() -> Scratch:
+    """The buffers of this thread. A connection, which stays in one thread, asks once."""
+    found: Scratch | None = getattr(_threads, "scratch", None)
+    if found is None:
+        found = _threads.scratch = Scratch()
+    return found
 
 
 # --- strings and values ----------------------------------------------------------------------------------------------------------
@@ -216,6 +230,3 @@ class Engine:
         lib.pn_decref(self.connection)
         lib.pn_decref(self.transport)
         lib.pn_collector_free(self.collector)
-
-
-__all__ = ["NULL", "SCRATCH_SIZE", "Engine", "decode_all", "ffi", "lib", "scratch"]

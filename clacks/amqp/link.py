@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .engine import (
+    ABORTED,
     NULL,
     SCRATCH_SIZE,
     c_text,
@@ -18,13 +19,12 @@ from .engine import (
     read_map,
     read_outcome,
     read_terminus,
-    scratch,
     text,
     write_condition,
     write_map,
     write_outcome,
     write_terminus,
-)  # fmt: skip
+)
 from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome
 from .terminus import Terminus
 
@@ -35,8 +35,13 @@ if TYPE_CHECKING:
 # little enough that a peer which grants endless credit and reads nothing costs no more than this.
 OUTPUT_LIMIT: Final = 256 * 1024
 
+# Deliveries that a peer may have without settling them. Each costs some 300 bytes in the engine; no client library grants more credit.
+UNSETTLED_LIMIT: Final = 10_000
+
 _recv, _advance, _settled, _settle = lib.pn_link_recv, lib.pn_link_advance, lib.pn_delivery_settled, lib.pn_delivery_settle
-_delivery, _send, _unpack = lib.pn_delivery, lib.pn_link_send, ffi.unpack
+_delivery, _send, _unpack, _credit = lib.pn_delivery, lib.pn_link_send, ffi.unpack, lib.pn_link_credit
+_readable, _partial = lib.pn_delivery_readable, lib.pn_delivery_partial
+_state, _update, _ACCEPTED = lib.pn_delivery_remote_state, lib.pn_delivery_update, lib.PN_ACCEPTED
 
 
 class LinkHandler(Protocol):
@@ -161,30 +166,22 @@ class Sender(Link):
 
     def __init__(self, connection: Connection, pointer: Any) -> None:
         super().__init__(connection, pointer)
-        self._numbers = 0
-        self._unsettled: dict[int, Any] = {}
-        self._session = lib.pn_link_session(pointer)
-
-    @property
-    def credit(self) -> int:
+        self.credit = 0
         """Deliveries that the peer will take (2.6.7)."""
-        return int(lib.pn_link_credit(self._pointer)) if self.alive else 0
+        self._numbers = 0
+        self._unsettled: dict[Any, int] = {}
+        self._scratch = connection.scratch
 
     @property
     def sendable(self) -> bool:
-        """There is credit, and the way to the peer is not stuffed. `handler.credit` tells when this may have become true."""
-        if not self.alive or lib.pn_link_credit(self._pointer) <= 0:
+        """There is credit, the peer settles what it gets, and the way to it is not stuffed. `handler.credit` and `handler.outcome` tell
+        when this may have become true."""
+        if self.credit <= 0 or len(self._unsettled) >= UNSETTLED_LIMIT:
             return False
-        connection = self.connection
-        if connection.paused or lib.pn_session_outgoing_bytes(self._session) > OUTPUT_LIMIT:
-            connection.blocked.add(self)
+        if self.connection.room <= 0:
+            self.connection.blocked.add(self)
             return False
         return True
-
-    @property
-    def stuffed(self) -> bool:
-        """Deliveries of this link's session wait in the engine for the peer's window (2.5.6)."""
-        return self.alive and bool(lib.pn_session_outgoing_bytes(self._session))
 
     @property
     def unsettled(self) -> int:
@@ -195,18 +192,19 @@ class Sender(Link):
         """Send an encoded message; answer its number on this link. Raises LinkGone."""
         if not self.alive:
             raise LinkGone(self.name)
-        pointer = self._pointer
+        pointer, scratch, connection = self._pointer, self._scratch, self.connection
         self._numbers = number = self._numbers + 1
-        space = scratch
-        space.tag_view[:] = number.to_bytes(8, "big")
-        delivery = _delivery(pointer, space.tag[0])
-        _send(pointer, encoded, len(encoded))
+        scratch.number[0] = number
+        delivery = _delivery(pointer, scratch.tag)
+        size = len(encoded)
+        _send(pointer, encoded, size)
         _advance(pointer)
+        self.credit -= 1
+        connection.room -= size
         if settled:
             _settle(delivery)
         else:
-            self._unsettled[number] = delivery
-        connection = self.connection
+            self._unsettled[delivery] = number
         if not connection.touched:
             connection.touch()
         return number
@@ -215,21 +213,25 @@ class Sender(Link):
         """Nothing more to send: give the credit back if the peer asked to drain it (2.6.7)."""
         if self.alive and lib.pn_link_get_drain(self._pointer):
             lib.pn_link_drained(self._pointer)
+            self.credit = 0
             self.connection.touch()
 
+    def on_flow(self) -> None:
+        self.credit = _credit(self._pointer)
+        if self.handler is not None:
+            self.handler.credit(self)
+
     def on_delivery(self, delivery: Any) -> None:
-        if not lib.pn_delivery_updated(delivery):
-            return
-        tag = lib.pn_delivery_tag(delivery)
-        number = int.from_bytes(_unpack(tag.start, tag.size), "big")
-        if number not in self._unsettled:
-            return
-        outcome = read_outcome(delivery)
-        if outcome is None:
-            if not _settled(delivery):
+        if _state(delivery) == _ACCEPTED:
+            outcome: Outcome = ACCEPTED
+        else:
+            told = read_outcome(delivery)
+            if told is None and not _settled(delivery):
                 return  # `received` (3.4.1) is no terminal state
-            outcome = ACCEPTED  # settled without a state: the source's default outcome, which we announce as accepted
-        del self._unsettled[number]
+            outcome = told or ACCEPTED  # settled without a state: the source's default outcome, which we announce as accepted
+        number = self._unsettled.pop(delivery, None)
+        if number is None:
+            return
         _settle(delivery)
         if not self.connection.touched:
             self.connection.touch()
@@ -241,6 +243,7 @@ class Sender(Link):
 
     def _end(self, condition: Condition | None = None) -> None:
         super()._end(condition)
+        self.credit = 0
         self._unsettled.clear()
         self.connection.blocked.discard(self)
 
@@ -252,9 +255,9 @@ class Receiver(Link):
         super().__init__(connection, pointer)
         self._numbers = 0
         self._unsettled: dict[int, Any] = {}
-        self._numbers_of: dict[Any, int] = {}
+        self._scratch = connection.scratch
         self._partial: bytearray | None = None
-        self._window = 0
+        self._window = self._half = 0
         self._credit = 0
         self._max_size = connection.options.max_message_size
         self._settles_first = True
@@ -266,6 +269,7 @@ class Receiver(Link):
     @window.setter
     def window(self, window: int) -> None:
         self._window = window
+        self._half = window // 2
         if self.alive:
             self._top_up()
 
@@ -279,40 +283,47 @@ class Receiver(Link):
         delivery = self._unsettled.get(number)
         if delivery is None:
             return False
-        write_outcome(delivery, outcome)
+        if outcome is ACCEPTED:
+            _update(delivery, _ACCEPTED)
+        else:
+            write_outcome(delivery, outcome)
         if self._settles_first:
-            self._forget(number, delivery)
+            del self._unsettled[number]
+            _settle(delivery)
         connection = self.connection
         if not connection.touched:
             connection.touch()
         return True
 
     def on_delivery(self, delivery: Any) -> None:
-        if lib.pn_delivery_readable(delivery):
+        if _readable(delivery):
             self._read(delivery)
         elif lib.pn_delivery_updated(delivery) and _settled(delivery):
-            number = self._numbers_of.get(delivery)
-            if number is not None:
-                self._forget(number, delivery)
+            number = next((number for number, known in self._unsettled.items() if known == delivery), None)
+            if number is not None:  # settled by its sender before we did (rcv-settle-mode second, or a sender that gave up)
+                del self._unsettled[number]
+                _settle(delivery)
                 self.connection.touch()
 
     def _read(self, delivery: Any) -> None:
-        pointer, buffer = self._pointer, scratch.buffer
+        pointer, buffer = self._pointer, self._scratch.buffer
         size = _recv(pointer, buffer, SCRATCH_SIZE)
+        if size == ABORTED:
+            self._partial = None
+            _settle(delivery)
+            self._credit -= 1
+            self._replenish()
+            return
         encoded: bytes = _unpack(buffer, size) if size > 0 else b""
-        partial = lib.pn_delivery_partial(delivery)
+        partial = _partial(delivery)
         if partial or self._partial is not None or size == SCRATCH_SIZE:
             whole = self._collect(delivery, encoded, size)
             if whole is None or partial:
                 return
             encoded = whole
-        elif self._max_size and size > self._max_size:
+            self._partial = None
+        elif size > self._max_size > 0:
             self._too_large(delivery)
-            return
-        self._partial = None
-        if lib.pn_delivery_aborted(delivery):
-            _settle(delivery)
-            self._used()
             return
         settled = bool(_settled(delivery))
         _advance(pointer)
@@ -321,8 +332,9 @@ class Receiver(Link):
             _settle(delivery)
         else:
             self._unsettled[number] = delivery
-            self._numbers_of[delivery] = number
-        self._used()
+        self._credit -= 1
+        if self._credit <= self._half:
+            self._replenish()
         if self.handler is not None:
             self.handler.message(self, number, encoded, settled)
 
@@ -332,7 +344,7 @@ class Receiver(Link):
             self._partial = bytearray()
         whole = self._partial
         whole += first
-        buffer = scratch.buffer
+        buffer = self._scratch.buffer
         while size > 0 and not (self._max_size and len(whole) > self._max_size):
             size = _recv(self._pointer, buffer, SCRATCH_SIZE)
             if size > 0:
@@ -354,25 +366,19 @@ class Receiver(Link):
         if self.handler is not None:
             self.handler.detached(self, condition, closed=True)
 
-    def _used(self) -> None:
-        self._credit -= 1
+    def _replenish(self) -> None:
         if self._credit < 0:
             self._end_with(Condition("amqp:link:transfer-limit-exceeded", "More was sent than this link has credit for."))
-        elif self._credit <= self._window // 2:
+        else:
             self._top_up()
 
     def _top_up(self) -> None:
         missing = self._window - self._credit
-        if missing > 0:
+        if missing > 0 and self._credit <= self._half:
             lib.pn_link_flow(self._pointer, missing)
             self._credit += missing
             if not self.connection.touched:
                 self.connection.touch()
-
-    def _forget(self, number: int, delivery: Any) -> None:
-        del self._unsettled[number]
-        del self._numbers_of[delivery]
-        _settle(delivery)
 
     def _open(self) -> None:
         super()._open()
@@ -384,7 +390,6 @@ class Receiver(Link):
     def _end(self, condition: Condition | None = None) -> None:
         super()._end(condition)
         self._unsettled.clear()
-        self._numbers_of.clear()
         self._partial = None
 
 

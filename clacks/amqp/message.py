@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
 
 from .codec import CodecError, Described, Symbol, Timestamp, UInt, decode, encode, skip
@@ -22,7 +21,7 @@ DATA: Final = 0x75
 SEQUENCE: Final = 0x76
 VALUE: Final = 0x77
 FOOTER: Final = 0x78
-_BODY: Final = (DATA, SEQUENCE, VALUE)
+_DESCRIPTOR: Final = b"\0\x53"  # a described value whose descriptor is a small ulong
 _SYMBOLIC: Final = {
     f"amqp:{name}:{kind}": code
     for code, name, kind in (
@@ -42,7 +41,7 @@ _SYMBOLIC: Final = {
 SECTIONS_LIMIT: Final = 1_000
 # Bytes of a section that is decoded value by value, 3 ms at its densest (single bytes). Text and binary may be of any size.
 DECODED_LIMIT: Final = 16 * 1024
-_AS_A_WHOLE: Final = frozenset({0xA0, 0xB0, 0xA1, 0xB1})
+_AS_TEXT: Final = frozenset({0xA1, 0xB1})
 
 # The fields of the two lists, in their order (3.2.1 and 3.2.4).
 _HEADER_FIELDS: Final = ("durable", "priority", "ttl", "first_acquirer", "delivery_count")
@@ -82,30 +81,50 @@ class Properties:
     reply_to_group_id: str | None = None
 
 
-_NO_HEADER: Final = Header()
 _NO_PROPERTIES: Final = Properties()
 _NO_MAP: Final[Mapping[str, Any]] = {}
 
 
 class Message:
-    """An encoded message and where its sections lie. Raises CodecError if `encoded` is not a message."""
+    """An encoded message and where its sections lie. Raises CodecError if `encoded` is not a message.
 
-    __slots__ = ("__dict__", "bare_start", "encoded", "spans")
+    `sections` has the place (start of the value, end) of every section that is no body, by its code. What is read is decoded at each
+    reading.
+    """
+
+    __slots__ = ("_bodies", "bare_start", "encoded", "sections")
 
     def __init__(self, encoded: bytes) -> None:
         self.encoded = encoded
-        self.spans: list[tuple[int, int, int]] = []  # (section, start of its value, end)
+        self.sections: dict[int, tuple[int, int]] = {}
+        self._bodies: list[tuple[int, int, int]] = []  # (section, start of its value, end)
         bare_start = -1
-        pos, size = 0, len(encoded)
+        pos, size, count = 0, len(encoded), 0
         while pos < size:
             start = pos
-            section, pos = _section(encoded, pos)
-            end = skip(encoded, pos)
-            self.spans.append((section, pos, end))
+            if encoded[pos : pos + 2] == _DESCRIPTOR and pos + 3 < size:
+                section, pos = encoded[pos + 2], pos + 3
+            else:
+                section, pos = _described(encoded, pos)
+            code = encoded[pos]
+            if code >= 0xA0:  # `skip` in place: 0.2 us of the 0.8 that this takes for an event
+                width = 4 if code & 0x10 else 1
+                end = pos + 1 + width + int.from_bytes(encoded[pos + 1 : pos + 1 + width], "big")
+                if end > size:
+                    raise CodecError("a value ends after its data")
+            else:
+                end = skip(encoded, pos)
+            if DATA <= section <= VALUE:
+                self._bodies.append((section, pos, end))
+            elif HEADER <= section <= FOOTER:
+                self.sections.setdefault(section, (pos, end))
+            else:
+                raise CodecError(f"0x{section:x} is no section of a message")
             if bare_start < 0 and section >= PROPERTIES:
                 bare_start = start
             pos = end
-            if len(self.spans) > SECTIONS_LIMIT:
+            count += 1
+            if count > SECTIONS_LIMIT:
                 raise CodecError(f"it has more than {SECTIONS_LIMIT} sections")
         self.bare_start = bare_start if bare_start >= 0 else size
 
@@ -114,83 +133,78 @@ class Message:
         """The immutable part: properties, application properties, body and footer, byte for byte (3.2)."""
         return self.encoded[self.bare_start :]
 
-    def _read(self, section: int) -> Any:
-        for code, start, end in self.spans:
-            if code == section:
-                return self._value(start, end)
-        return None
-
-    def _value(self, start: int, end: int) -> Any:
-        if end - start > DECODED_LIMIT and self.encoded[start] not in _AS_A_WHOLE:
-            raise CodecError(f"a section has {end - start} bytes; the limit is {DECODED_LIMIT} for what is neither text nor binary")
-        return decode(self.encoded, start)[0]
-
-    @cached_property
+    @property
     def header(self) -> Header:
-        fields = self._read(HEADER)
-        return Header(**_named(_HEADER_FIELDS, fields)) if fields else _NO_HEADER
+        return Header(**_named(_HEADER_FIELDS, self._read(HEADER, list)))
 
-    @cached_property
+    @property
     def properties(self) -> Properties:
-        fields = self._read(PROPERTIES)
-        return Properties(**_named(_PROPERTY_FIELDS, fields)) if fields else _NO_PROPERTIES
+        return Properties(**_named(_PROPERTY_FIELDS, self._read(PROPERTIES, list)))
 
-    @cached_property
+    @property
     def application_properties(self) -> Mapping[str, Any]:
-        return _map(self._read(APPLICATION_PROPERTIES))
+        return self._read(APPLICATION_PROPERTIES, dict) or _NO_MAP
 
-    @cached_property
+    @property
     def annotations(self) -> Mapping[str, Any]:
         """The message annotations (3.2.3)."""
-        return _map(self._read(MESSAGE_ANNOTATIONS))
+        return self._read(MESSAGE_ANNOTATIONS, dict) or _NO_MAP
 
-    @cached_property
+    @property
     def body(self) -> Any:
         """The bytes of the data sections joined, or the value of the value section; None without a body.
 
         Raises CodecError for sequences, which carry no event and no command.
         """
-        found = [(code, start, end) for code, start, end in self.spans if code in _BODY]
-        if not found:
+        bodies = self._bodies
+        if not bodies:
             return None
-        kind = found[0][0]
-        if kind == SEQUENCE or any(code != kind for code, _, _ in found):
+        if len(bodies) == 1 and bodies[0][0] != SEQUENCE:
+            return self._value(bodies[0][1], bodies[0][2])
+        parts = [self._value(start, end) for code, start, end in bodies if code == DATA]
+        if len(parts) != len(bodies) or not all(isinstance(part, bytes) for part in parts):
             raise CodecError("the body is neither data nor one value")
-        values = [self._value(start, end) for _, start, end in found]
-        if kind == VALUE:
-            return values[0]
-        if len(values) == 1:
-            return values[0]
-        if not all(isinstance(value, bytes) for value in values):
-            raise CodecError("a data section holds something else than binary")
-        return b"".join(values)
+        return b"".join(parts)
+
+    def _read(self, section: int, kind: type) -> Any:
+        place = self.sections.get(section)
+        if place is None:
+            return None
+        value = self._value(*place)
+        if value is not None and not isinstance(value, kind):
+            raise CodecError(f"a section is no {kind.__name__}")
+        return value
+
+    def _value(self, start: int, end: int) -> Any:
+        code = self.encoded[start]
+        if code == 0xB0:  # vbin32 and vbin8, in which events travel: __init__ has seen that they end where they say
+            return self.encoded[start + 5 : end]
+        if code == 0xA0:
+            return self.encoded[start + 2 : end]
+        if code in _AS_TEXT:
+            return decode(self.encoded, start)[0]
+        if end - start > DECODED_LIMIT:
+            raise CodecError(f"a section has {end - start} bytes; the limit is {DECODED_LIMIT} for what is neither text nor binary")
+        return decode(self.encoded, start)[0]
 
 
-def _section(encoded: bytes, pos: int) -> tuple[int, int]:
-    """The code of the section whose descriptor starts at `pos`, and where its value starts."""
-    if encoded[pos] == 0 and encoded[pos + 1 : pos + 2] == b"\x53" and HEADER <= encoded[pos + 2 : pos + 3].ljust(1)[0] <= FOOTER:
-        return encoded[pos + 2], pos + 3
+def _described(encoded: bytes, pos: int) -> tuple[int, int]:
+    """The code of the section whose descriptor starts at `pos`, in an encoding that nobody uses, and where its value starts."""
     if encoded[pos] != 0:
         raise CodecError("a section has no descriptor")
     descriptor, pos = decode(encoded, pos + 1)
     code = _SYMBOLIC.get(descriptor) if isinstance(descriptor, Symbol) else descriptor
-    if not isinstance(code, int) or not HEADER <= code <= FOOTER:
+    if not isinstance(code, int):
         raise CodecError(f"{descriptor!r} is no section of a message")
     return code, pos
 
 
-def _named(names: tuple[str, ...], fields: Any) -> dict[str, Any]:
-    if not isinstance(fields, list) or len(fields) > len(names):
-        raise CodecError("a section is not the list it should be")
+def _named(names: tuple[str, ...], fields: list[Any] | None) -> dict[str, Any]:
+    if fields is None:
+        return {}
+    if len(fields) > len(names):
+        raise CodecError("a section has more fields than there are")
     return {name: value for name, value in zip(names, fields, strict=False) if value is not None}
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return _NO_MAP
-    if not isinstance(value, dict):
-        raise CodecError("a section is not the map it should be")
-    return value
 
 
 def annotate(bare: bytes, annotations: Mapping[str, Any], ttl: int | None = None, delivery_count: int = 0) -> bytes:

@@ -15,7 +15,6 @@ from ...amqp import ACCEPTED, CodecError, Condition, Draft, Link, Message, Outco
 from ...common.errors import ClacksError
 from ..command import CommandRegistry
 from .addresses import Address
-from .subscription import Message as Queued
 from .subscription import Subscription
 
 log = logging.getLogger("clacks.command")
@@ -75,7 +74,7 @@ class CommandLink:
             answer = json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
         correlation = properties.correlation_id if properties.correlation_id is not None else properties.message_id
         draft = Draft(answer, Properties(to=reply.address, correlation_id=correlation, content_type="application/json"))
-        reply.offer(Queued(draft.encode(), 0.0))
+        reply.offer(draft.encode())
 
     def _reply_to(self, message: Message) -> Subscription | None:
         address = message.properties.reply_to

@@ -30,7 +30,6 @@ from ...amqp import (
     Terminus,
 )  # fmt: skip
 from ...amqp import Message as Encoded
-from ...amqp.codec import encode
 from ...common.errors import ClacksError
 from ...xquery import Filter, FilterError, compile_filter
 from ..bus import Bus, Incoming, Routed
@@ -39,8 +38,8 @@ from ..config import Config
 from ..intake import Done, Intake, Lane
 from .addresses import Address, event_address, parse_address, reply_address
 from .commands import CommandLink
-from .envelope import bare_message, header, incoming_event, stamp
-from .subscription import Message, Subscription
+from .envelope import Stamp, bare_message, header, incoming_event
+from .subscription import Subscription
 
 log = logging.getLogger("clacks.broker")
 
@@ -68,9 +67,7 @@ class EmbeddedBroker:
         self.accepting = True
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        self._users: dict[str, bytes] = {}
-        self._id_prefix = f"{config.node_id}-{os.urandom(4).hex()}-"
-        self._ids = 0
+        self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
 
     # --- amqp.ConnectionHandler ---
 
@@ -167,16 +164,15 @@ class EmbeddedBroker:
     # --- bus driver ---
 
     def hand_over(self, incoming: Incoming, routed: Routed, done: Done) -> None:
-        if routed.matched and (incoming.ttl is None or incoming.ttl > 0):
-            user = self._users.get(incoming.user)
-            if user is None:
-                user = self._users.setdefault(incoming.user, encode(incoming.user))
-            self._ids += 1
-            front = stamp(f"{self._id_prefix}{self._ids:x}", user, int(time.time() * 1000), incoming.annotations)
-            expires = 0.0 if incoming.ttl is None else self._loop.time() + incoming.ttl
-            message = Message(header(incoming.ttl) + front + bare_message(incoming), expires)
+        ttl = incoming.ttl
+        if routed.matched and (ttl is None or ttl > 0):
+            encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
+            expires = 0.0
+            if ttl is not None:
+                encoded = header(ttl) + encoded
+                expires = self._loop.time() + ttl
             for subscription in routed.matched:
-                subscription.offer(message)
+                subscription.offer(encoded, expires)
         done(None)
 
     # --- stopping ---

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ...amqp import ACCEPTED, Condition, Link, Outcome, Receiver, Sender
-
-# Deliveries that a subscriber may have without settling them. Each costs some 300 bytes in the engine; no client library grants more.
-UNSETTLED_LIMIT = 10_000
-
-
-@dataclass(slots=True)
-class Message:
-    """An event on its way to subscribers, encoded once for all of them. `expires` is a time of the loop's clock, 0.0 for never."""
-
-    encoded: bytes
-    expires: float
 
 
 class Subscription:
@@ -46,36 +34,40 @@ class Subscription:
         self._events, self._size = events, size
         self._clock = clock
         self._on_detached = on_detached
-        self._queue: deque[Message] = deque()
+        self._queue: deque[tuple[bytes, float]] = deque()
         self._bytes = 0
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
 
-    def offer(self, message: Message) -> None:
-        """Take one event: send it if the way is free, keep it otherwise. The oldest are dropped, and counted, when it is too much."""
-        if not self._queue and self.link.sendable and self.link.unsettled < UNSETTLED_LIMIT:
-            self.link.send(message.encoded, settled=self._settled)
+    def offer(self, encoded: bytes, expires: float = 0.0) -> None:
+        """Take one message: send it if the way is free, keep it otherwise; `expires` is a time of the loop's clock, 0.0 for never.
+
+        The oldest are dropped, and counted, when it is too much.
+        """
+        link = self.link
+        if not self._queue and link.sendable:
+            link.send(encoded, settled=self._settled)
             self.delivered += 1
             return
-        self._queue.append(message)
-        self._bytes += len(message.encoded)
+        self._queue.append((encoded, expires))
+        self._bytes += len(encoded)
         while len(self._queue) > self._events or self._bytes > self._size:
-            self._bytes -= len(self._queue.popleft().encoded)
+            self._bytes -= len(self._queue.popleft()[0])
             self.dropped += 1
 
     # --- amqp.LinkHandler ---
 
     def credit(self, link: Sender) -> None:
         queue = self._queue
-        while queue and link.sendable and link.unsettled < UNSETTLED_LIMIT:
-            message = queue.popleft()
-            self._bytes -= len(message.encoded)
-            if message.expires and message.expires < self._clock():
+        while queue and link.sendable:
+            encoded, expires = queue.popleft()
+            self._bytes -= len(encoded)
+            if expires and expires < self._clock():
                 self.expired += 1
                 continue
-            link.send(message.encoded, settled=self._settled)
+            link.send(encoded, settled=self._settled)
             self.delivered += 1
         if not queue:
             link.drained()
