@@ -106,6 +106,8 @@ class Message:
                 section, pos = encoded[pos + 2], pos + 3
             else:
                 section, pos = _described(encoded, pos)
+                if pos >= size:
+                    raise CodecError("a section ends before its value")
             code = encoded[pos]
             if code >= 0xA0:  # `skip` in place: 0.2 us of the 0.8 that this takes for an event
                 width = 4 if code & 0x10 else 1
