@@ -5,7 +5,9 @@ event and the variables it is given.
 """
 
 from .errors import FilterError
+from .explain import Clause, Explanation
 from .filter import Filter, compile_filter
+from .generate import generate
 from .index import FilterIndex
 
-__all__ = ["Filter", "FilterError", "FilterIndex", "compile_filter"]
+__all__ = ["Clause", "Explanation", "Filter", "FilterError", "FilterIndex", "compile_filter", "generate"]

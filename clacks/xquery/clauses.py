@@ -13,6 +13,9 @@ from .types import TypeParser
 
 CODEPOINT: Final = "http://www.w3.org/2005/xpath-functions/collation/codepoint"
 
+# Each clause opens a scope for those after it; filters written by hand have fewer than ten.
+MAX_CLAUSES: Final = 200
+
 Parameters = tuple[tuple[str, s.SequenceType | None], ...]
 
 
@@ -73,6 +76,8 @@ class ClauseParser(TypeParser):
         clauses: list[s.Expr] = []
         while not self.is_word("return"):
             clauses.extend(self._clause())
+            if len(clauses) > MAX_CLAUSES:
+                self.fail("CLXQ0002", f"A FLWOR has more than {MAX_CLAUSES} clauses")
         self.take()
         return s.Flwor(at, tuple(clauses), self.expr_single())
 

@@ -90,6 +90,11 @@ def general(op: str, left: list[Any], right: list[Any]) -> bool:
     """
     if len(left) * len(right) > _MANY_PAIRS and all(isinstance(item, str) for item in (*left, *right)):
         return _strings(op, left, right)
+    if len(left) * len(right) > _MANY_PAIRS:
+        if all(type(item) is Untyped for item in left) and all(map(is_numeric, right)):
+            return _numbers(op, left, right)
+        if all(type(item) is Untyped for item in right) and all(map(is_numeric, left)):
+            return _numbers(MIRRORED[op], right, left)
     failure: FilterError | None = None
     for one in left:
         for other in right:
@@ -111,3 +116,28 @@ def _strings(op: str, left: list[str], right: list[str]) -> bool:
     if op in ("<", "<="):
         return OPERATORS[op](min(left), max(right))
     return OPERATORS[op](max(left), min(right))
+
+
+def _numbers(op: str, left: list[Untyped], right: list[Any]) -> bool:
+    """Many untyped values against many numbers: all are compared as xs:double."""
+    numbers, failure = [], None
+    for text in left:
+        try:
+            numbers.append(to_double(text))
+        except FilterError as error:
+            failure = failure or error
+    mine = {one for one in numbers if one == one}
+    others = {one for one in map(double, right) if one == one}
+    if op == "!=":
+        # NaN differs from everything, itself included
+        nan = len(numbers) != sum(one == one for one in numbers) or len(right) != sum(one == one for one in right)
+        holds = bool(numbers) and bool(right) and (nan or len(mine | others) > 1)
+    elif not mine or not others:
+        holds = False
+    elif op == "=":
+        holds = not mine.isdisjoint(others)
+    else:
+        holds = OPERATORS[op](min(mine), max(others)) if op in ("<", "<=") else OPERATORS[op](max(mine), min(others))
+    if failure is not None and not holds:
+        raise failure
+    return holds

@@ -21,7 +21,7 @@ from .instance import describe, matches
 from .module import Module, Variable
 from .names import shown
 from .needs import NO, Plan, plan
-from .normal import MAX_COPIES, _binds, _changed, _movable, _uses, normal, substituted
+from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
 from .static import check
 from .values import RANGES, AnyURI
 
@@ -152,8 +152,8 @@ def _with_constants(module: Module, body: s.Expr) -> tuple[s.Expr, list[Variable
             for name, other in moved:
                 value = substituted(value, name, other)
         movable = not variable.external and variable.type is None and value is not None and _movable(value)
-        free = variable.name not in used_by_functions and not _binds(body, variable.name) and _uses(body, variable.name) <= MAX_COPIES
-        if movable and value is not None and free:
+        free = variable.name not in used_by_functions and not _binds(body, variable.name) and len(module.variables) <= MAX_LETS
+        if movable and free and value is not None and affordable(value, _uses(body, variable.name)):
             moved.append((variable.name, value))
             continue
         kept.append(replace(variable, value=value))

@@ -24,9 +24,9 @@ from .regex import linear
 
 CONSTANT, LOCAL, SUBTREE, WHOLE = 0, 1, 2, 3
 
-# Bounds on the factors: 1,000 times the event, and 100,000 items or characters that do not depend on it, take a few milliseconds at the
-# usual size of an event. Chains of `let $b := concat($a, $a)` reach them after ten links.
-MAX_FACTOR: Final = 1_000
+# Bounds on the factors: 200 times the event, and 100,000 items or characters that do not depend on it, take a few milliseconds at the
+# usual size of an event. Chains of `let $b := concat($a, $a)` reach them after eight links.
+MAX_FACTOR: Final = 200
 MAX_CONSTANT: Final = 100_000
 # How many expressions the analysis looks at; calls of declared functions are followed, and could be many.
 MAX_LOOKED_AT: Final = 20_000
@@ -99,9 +99,10 @@ class Analysis:
         self.looked_at += 1
         if self.looked_at > MAX_LOOKED_AT:
             raise Dear(expr.at, "the filter calls its functions in too many ways")
-        if scope.loop and isinstance(expr, (s.Slash, s.Postfix)) and absolute(expr):
+        if scope.loop and isinstance(expr, _ONCE) and absolute(expr):
+            # Computed once per event, not once per turn; but whoever looks at all of it does so in every turn.
             outside = self.cost(expr, _Scope({}, _NODE_ITEM, 0, 0))
-            return replace(outside, reach=CONSTANT, work=1, works=0)  # computed once per event, not once per turn
+            return replace(outside, reach=WHOLE if outside.many or outside.texts else CONSTANT, work=1, works=0)
         found: Cost = _RULES.get(type(expr), Analysis._other)(self, expr, scope)
         if max(found.many, found.texts, found.works) > MAX_FACTOR or max(found.items, found.text, found.work) > MAX_CONSTANT:
             raise Dear(expr.at, "the result or the work is a large multiple of the event")
@@ -165,7 +166,7 @@ class Analysis:
         return Cost(1, 0, len(str(expr.value)), strings=expr.type == "string")
 
     def _param(self, expr: s.Param, scope: _Scope) -> Cost:
-        return Cost(1, 0, 200, strings=expr.type == "string")
+        return Cost(1, 0, 50, strings=expr.type == "string")
 
     def _doc(self, expr: s.Expr, scope: _Scope) -> Cost:
         return replace(_NODE_ITEM, reach=CONSTANT if scope.loop == 0 else WHOLE)
@@ -243,7 +244,9 @@ class Analysis:
         if expr.kind == "general" and left.many and right.many and not (left.strings and right.strings):
             raise Dear(expr.at, "every value compared with every other")
         found = self.small(left, right)
-        if expr.kind == "general" and not (left.strings and right.strings):
+        # `compare.py` compares untyped values with strings or with literal numbers by sets and extremes.
+        sets = (left.strings or _literals(expr.left)) and (right.strings or _literals(expr.right))
+        if expr.kind == "general" and not sets:
             factor = left.many * right.items + right.many * left.items
             found = replace(found, work=found.work + left.items * right.items, works=found.works + factor)
         return found
@@ -402,6 +405,10 @@ class Analysis:
         return replace(result, work=total.work, works=total.works, reach=total.reach)
 
 
+def _literals(expr: s.Expr) -> bool:
+    return isinstance(expr, (s.Literal, s.Param)) or (isinstance(expr, s.Sequence) and all(_literals(one) for one in expr.items))
+
+
 def replace_names(scope: _Scope, names: dict[str, tuple[Cost, int]]) -> _Scope:
     return _Scope({**scope.names, **names}, scope.focus, scope.focus_loop, scope.loop)
 
@@ -411,6 +418,9 @@ def _consumed(cost: Cost) -> Cost:
     reach = max(cost.reach, WHOLE if cost.many and cost.reach == CONSTANT else cost.reach)
     return replace(cost, work=cost.work + cost.items, works=cost.works + cost.many, reach=reach)
 
+
+# What the evaluator keeps for the event when it does not depend on anything else.
+_ONCE: Final = (s.Slash, s.Postfix, s.Union, s.SetOp, s.SimpleMap, s.Call, s.Arith, s.Concat, s.Compare, s.And, s.Or)
 
 _RULES: Final[dict[type, Any]] = {
     s.Literal: Analysis._literal, s.Param: Analysis._param, s.Doc: Analysis._doc, s.Root: Analysis._doc,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import template
 from .compiled import Compiled
+from .errors import FilterError
 from .evaluate import Event
-from .needs import YES
+from .explain import Explanation, explain
+from .needs import YES, describe
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -55,6 +57,19 @@ class Filter:
         return self.compiled.matches(Event(document, variables), self.params)
 
 
+    def explain(self, document: Document, variables: Mapping[str, object] | None = None) -> Explanation:
+        """Which clauses of the filter hold for an event and which do not, with the values seen; takes as long as it takes."""
+        return explain(self.text, self.compiled, self.tier, Event(document, variables), self.params)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the index looks for to find this filter; empty when it is asked for every event."""
+        return tuple(describe(atom, self.params) for choice in self.compiled.plan.choices[:1] for atom in choice)
+
+
 def compile_filter(text: str) -> Filter:
     """Compiles a filter in XQuery 3.1; raises FilterError with line, column, W3C code and a sentence (XQuery 3.1 section 2.3)."""
-    return Filter(text, *template.compiled(text))
+    try:
+        return Filter(text, *template.compiled(text))
+    except RecursionError as error:
+        raise FilterError("CLXQ0002", "The filter is nested too deeply", 1, 1) from error

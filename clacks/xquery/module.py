@@ -267,13 +267,15 @@ def _not_text(text: object) -> NoReturn:
     raise TypeError(f"a filter is text, not {type(text).__name__}")
 
 
-def parse(text: str) -> Module:
-    """The tree of a filter; raises FilterError with line, column and code."""
+def parse(text: str, spans: dict[int, tuple[int, int]] | None = None) -> Module:
+    """The tree of a filter; raises FilterError with line, column and code. `spans` is filled with where the operands stand."""
     if not isinstance(text, str):
         _not_text(text)
     if len(text) > MAX_LENGTH:
         raise FilterError("CLXQ0002", f"The filter has {len(text)} characters; the limit is {MAX_LENGTH}", 1, 1)
-    return _ModuleParser(text).module()
+    parser = _ModuleParser(text)
+    parser.spans = spans
+    return parser.module()
 
 
 

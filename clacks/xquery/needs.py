@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from . import syntax as s
 from .compare import MIRRORED
 from .names import FN, split
+from .regex import linear
 
 # How far an answer of the index can be trusted: not at all (the filter is evaluated), when the path gave one value only, always.
 NO, SINGLE, YES = 0, 1, 2
@@ -434,8 +435,10 @@ def _call(name: tuple[str, str], args: list[s.Expr], focus: _Focus) -> Need:
             return _reached(replace(path, exact=NO)) if not path.needs else _weak(_reached(path))
         found = Atom(path.pattern, None, "prefix", part, min(path.exact, SINGLE))
         return found if not path.needs else _weak(_all([found, *path.needs]))
-    if local in ("string-length", "count", "sum", "position", "last", "number"):
-        return True
+    if local == "matches" and len(args) == 2 and isinstance(args[1], s.Literal) and args[1].type == "string":
+        pattern = linear(args[1].value, "")
+        # matches((), ...) looks at the empty string (section 5.6.3)
+        return _given(args[0], focus) if pattern is not None and pattern.search("") is None else True
     return True
 
 
@@ -476,6 +479,22 @@ def _choices(found: Need) -> tuple[list[tuple[Atom, ...]], int]:
             atoms.extend(options[0])
         return ([tuple(atoms)], exact) if len(atoms) <= MAX_ALTERNATIVES else ([], NO)
     return [], NO
+
+
+def describe(atom: Atom, params: tuple[Any, ...]) -> str:
+    """A condition for people."""
+    def value(operand: Operand) -> str:
+        found = params[operand.slot] if isinstance(operand, s.Param) else operand.value
+        return f"'{found}'" if isinstance(found, str) else str(found)
+
+    steps = {"child": "/", "attribute": "/@", "text": "/text()", "deep": "//"}
+    path = "".join(steps[edge.axis] + ("" if edge.axis in ("text", "deep") else edge.local or "*") for edge in atom.pattern)
+    subject = f"${atom.variable}" if atom.variable is not None else path.replace("///", "//") or "/"
+    if atom.operand is None:
+        return f"{subject} exists"
+    if atom.upper is not None:
+        return f"{subject} {atom.op} {value(atom.operand)} and {atom.upper[0]} {value(atom.upper[1])}"
+    return f"{subject} {'starts with' if atom.op == 'prefix' else atom.op} {value(atom.operand)}"
 
 
 def plan(body: s.Expr, externals: frozenset[str]) -> Plan:

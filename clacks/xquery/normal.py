@@ -13,8 +13,11 @@ from .evaluate import is_boolean, uses_position
 
 E = TypeVar("E", bound=s.Expr)
 
-# A variable is put in place at most this often: chains of lets that use each other twice would double the tree at every link.
+# A variable is put in place at most this often, and while its copies stay this small: chains of lets that use each other twice would
+# double the tree at every link. Longer chains of lets than this are left alone, because each one is a walk over the rest.
 MAX_COPIES: Final = 8
+MAX_SIZE: Final = 200
+MAX_LETS: Final = 50
 
 _NODE: Final = s.KindTest("node")
 
@@ -92,6 +95,11 @@ def _uses(expr: s.Expr, name: str) -> int:
     return sum(isinstance(one, s.VarRef) and one.name == name for one in s.walk(expr))
 
 
+def affordable(value: s.Expr, uses: int) -> bool:
+    """Whether a value may be put in place of so many uses."""
+    return uses <= MAX_COPIES and uses * sum(1 for _ in s.walk(value)) <= MAX_SIZE
+
+
 def _binds(expr: s.Expr, name: str) -> bool:
     """Whether anything inside binds the name again; then it stays a variable."""
     return any(
@@ -118,9 +126,11 @@ def substituted(expr: E, name: str, value: s.Expr) -> E:
 def inlined(expr: s.Expr) -> s.Expr:
     """`let $e := /a return $e/b` as `/a/b` (section 3.12.4): a let whose value can stand anywhere is put in its place."""
     match expr:
-        case s.Flwor(clauses=(s.Let() as first, *rest)) if first.type is None and _movable(value := inlined(first.value)):
+        case s.Flwor(clauses=(s.Let() as first, *rest)) if first.type is None and len(rest) < MAX_LETS and _movable(
+            value := inlined(first.value)
+        ):
             tail: s.Expr = s.Flwor(expr.at, tuple(rest), expr.result) if rest else expr.result
-            if not _binds(tail, first.name) and _uses(tail, first.name) <= MAX_COPIES:
+            if not _binds(tail, first.name) and affordable(value, _uses(tail, first.name)):
                 return inlined(substituted(tail, first.name, value))
     return _changed(expr, inlined)  # type: ignore[no-any-return]
 

@@ -53,6 +53,12 @@ class Parser(ClauseParser, ConstructorParser):
         super().__init__(text)
         self.function_namespace = FN
         self._depth = 0
+        # Where operands begin and end, by the identity of their nodes; only `explain.py` asks for it.
+        self.spans: dict[int, tuple[int, int]] | None = None
+
+    def _span(self, expr: s.Expr, start: int) -> None:
+        if self.spans is not None:
+            self.spans[id(expr)] = (start, self.at)
 
     # --- levels 1 to 3 -------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +82,7 @@ class Parser(ClauseParser, ConstructorParser):
             if token.kind == "name":
                 keyword = self.keyword_expression()
                 if keyword is not None:
+                    self._span(keyword, token.start)
                     return keyword
             return self.binary(4)
         finally:
@@ -91,7 +98,9 @@ class Parser(ClauseParser, ConstructorParser):
         return None if found is None else (token.text, *found)
 
     def binary(self, least: int) -> s.Expr:
+        start = self.token.start
         left = self.unary()
+        self._span(left, start)
         chain = 0
         last = 0
         while (found := self._operator()) is not None and found[1] >= least:
@@ -103,6 +112,7 @@ class Parser(ClauseParser, ConstructorParser):
                 self.fail("CLXQ0002", f"More than {MAX_CHAIN} operators follow each other")
             at = self.take().start
             left = self._combine(kind, op, at, left, level)
+            self._span(left, start)
             last = level
         return left
 

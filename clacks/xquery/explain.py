@@ -1,0 +1,248 @@
+"""Why a filter matches an event or does not: its clauses, each with the verdict, the values seen and the place in the text.
+
+The filter is parsed and evaluated again, clause by clause, from the tree as it was written; that takes as long as it takes, so explanations
+do not belong on a path where events pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from . import syntax as s
+from .compiled import Compiled
+from .errors import FilterError, position
+from .evaluate import Compiler, Event, Frame
+from .module import Module
+from .names import FN, split
+from .values import atomize, string_of
+
+# Enough to see what is wrong; an event may have thousands of such values.
+MAX_VALUES: Final = 5
+MAX_LENGTH: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One part of a filter. `held` is None where it failed with `error` or was not reached; `values` are those it looked at."""
+
+    text: str
+    line: int
+    column: int
+    held: bool | None
+    values: tuple[str, ...] = ()
+    error: str = ""
+    clauses: tuple[Clause, ...] = ()
+
+    def walk(self) -> Iterator[Clause]:
+        """The clause and those inside it."""
+        yield self
+        for one in self.clauses:
+            yield from one.walk()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The verdict on one event, what answered, and the filter's clauses; `error` is the failure that made it no match."""
+
+    matches: bool
+    tier: str
+    cost: str
+    clauses: tuple[Clause, ...]
+    error: FilterError | None = None
+
+    def failed(self) -> list[Clause]:
+        """The innermost clauses that did not hold: what to look at first."""
+        return [one for root in self.clauses for one in root.walk() if one.held is not True and all(c.held is True for c in one.clauses)]
+
+
+class _Explainer:
+    def __init__(self, module: Module, spans: dict[int, tuple[int, int]]) -> None:
+        self.module = module
+        self.spans = spans
+        self.compiler = Compiler({(one.name, len(one.params)): one for one in module.functions})
+
+    def clause(self, expr: s.Expr, frames: list[Frame]) -> Clause:
+        """The clause for an expression, over all the frames it is asked in: it holds if it does in one of them."""
+        held, error = self.verdict(expr, frames)
+        values = tuple(dict.fromkeys(value for operand in _operands(expr) for value in self.values(operand, frames)))
+        return self.made(expr, held, values[:MAX_VALUES], error, tuple(self.inside(expr, frames)))
+
+    def made(self, expr: s.Expr, held: bool | None, values: tuple[str, ...] = (), error: str = "",
+             clauses: tuple[Clause, ...] = ()) -> Clause:  # fmt: skip
+        start, end = self.spans.get(id(expr), (expr.at, expr.at))
+        if end == start:
+            start = min((one.at for one in s.walk(expr)), default=expr.at)
+            end = max((span[1] for one in s.walk(expr) if (span := self.spans.get(id(one)))), default=len(self.module.text))
+        text = " ".join(self.module.text[start:end].split())
+        return Clause(text, *position(self.module.text, start), held, values, error, clauses)
+
+    def verdict(self, expr: s.Expr, frames: list[Frame]) -> tuple[bool | None, str]:
+        test = self.compiler.boolean(expr)
+        error = ""
+        for frame in frames:
+            try:
+                if test(frame):
+                    return True, ""
+            except FilterError as failure:
+                error = error or str(failure)
+        return (None, error) if error or not frames else (False, "")
+
+    def items(self, expr: s.Expr, frames: list[Frame]) -> list[Any]:
+        found: list[Any] = []
+        sequence = self.compiler.sequence(expr)
+        for frame in frames:
+            try:
+                found.extend(sequence(frame))
+            except FilterError:
+                continue
+        return found
+
+    def values(self, expr: s.Expr, frames: list[Frame]) -> Iterator[str]:
+        for item in self.items(expr, frames)[: MAX_VALUES * 4]:
+            text = string_of(atomize([item])[0])
+            yield text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
+
+    # --- what is inside ------------------------------------------------------------------------------------------------------------
+
+    def inside(self, expr: s.Expr, frames: list[Frame]) -> Iterator[Clause]:
+        match expr:
+            case s.And() | s.Or():
+                yield from (self.clause(one, frames) for one in expr.items)
+            case s.Call(name=name, args=(s.Expr() as only,)) if split(name) in _TRANSPARENT:
+                yield self.clause(only, frames)
+            case s.If():
+                yield self.clause(expr.condition, frames)
+                held = self.verdict(expr.condition, frames)[0]
+                yield self.clause(expr.then if held else expr.otherwise, frames)
+            case s.Quantified():
+                for binding in expr.bindings:
+                    frames = self.bound(binding, frames)
+                yield self.clause(expr.condition, frames)
+            case s.Flwor():
+                yield from self.flwor(expr, frames)
+            case s.Slash() | s.Step() | s.Postfix():
+                yield from self.path(expr, frames)
+            case s.Compare() | s.Call():
+                for one in s.children(expr):
+                    if isinstance(one, (s.Slash, s.Step, s.Postfix)):
+                        yield from self.path(one, frames)
+
+    def bound(self, clause: s.For, frames: list[Frame]) -> list[Frame]:
+        return [frame.bound(clause.name, [item]) for frame in frames for item in self.items(clause.source, [frame])]
+
+    def flwor(self, expr: s.Flwor, frames: list[Frame]) -> Iterator[Clause]:
+        for clause in expr.clauses:
+            match clause:
+                case s.Where(condition=condition):
+                    yield self.clause(condition, frames)
+                    test = self.compiler.boolean(condition)
+                    frames = [frame for frame in frames if _holds(test, frame)]
+                case s.Let(name=name, value=value):
+                    yield from self.path(value, frames)
+                    frames = [frame.bound(name, self.items(value, [frame])) for frame in frames]
+                case s.For():
+                    yield from self.path(clause.source, frames)
+                    frames = self.bound(clause, frames)
+                    if clause.counter is not None:
+                        frames = [frame.bound(clause.counter, [place]) for place, frame in enumerate(frames, 1)]
+                case _:
+                    return  # what follows sees other tuples
+        yield self.clause(expr.result, frames)
+
+    def path(self, expr: s.Expr, frames: list[Frame]) -> Iterator[Clause]:
+        """The predicates of a path, and the step at which it ran dry."""
+        if isinstance(expr, (s.Slash, s.Step, s.Postfix)):
+            yield from self._walked(expr, frames)
+
+    def _walked(self, expr: s.Slash | s.Step | s.Postfix, frames: list[Frame]) -> Iterator[Clause]:
+        if isinstance(expr, s.Slash):
+            before = list(self.path(expr.left, frames))
+            yield from before
+            if any(one.held is False and one.text.endswith(NOTHING) for one in before):
+                return
+            frames = [frame.inner(item) for frame in frames for item in self.items(expr.left, [frame])]
+            right = expr.right
+            if not frames or not isinstance(right, s.Step):
+                return
+        else:
+            right = expr  # type: ignore[assignment]
+        predicates = right.predicates if isinstance(right, (s.Step, s.Postfix)) else ()
+        bare: s.Expr = replace(right, predicates=()) if isinstance(right, s.Step) else right.base if isinstance(right, s.Postfix) else right
+        nodes = self.items(bare, frames)
+        if not nodes:
+            shown = self.module.text[right.at:self._end(right)].strip()
+            yield Clause(f"{shown} {NOTHING}", *position(self.module.text, right.at), False)
+            return
+        size = len(nodes)
+        for predicate in predicates:
+            inner = [frames[0].inner(node, place, size) for place, node in enumerate(nodes, 1)]
+            if isinstance(predicate, s.Literal):
+                nodes = nodes[predicate.value - 1:predicate.value] if predicate.type == "integer" else nodes
+                yield self.made(predicate, bool(nodes))
+            else:
+                yield self.clause(predicate, inner)
+
+    def _end(self, step: Any) -> int:
+        """The end of a step's name, which no span tells."""
+        text, at = self.module.text, step.at
+        while at < len(text) and text[at] not in "[]()=<>!, \t\r\n" and not (text[at] == "/" and at > step.at):
+            at += 1
+        return at
+
+
+NOTHING: Final = "selects nothing"
+
+_TRANSPARENT: Final = frozenset((FN, name) for name in ("not", "boolean", "exists", "empty"))
+
+
+def _holds(test: Any, frame: Frame) -> bool:
+    try:
+        return bool(test(frame))
+    except FilterError:
+        return False
+
+
+def _operands(expr: s.Expr) -> list[s.Expr]:
+    """The parts of a clause whose values are worth showing."""
+    if isinstance(expr, (s.Compare, s.Call)) and not (isinstance(expr, s.Call) and split(expr.name) in _TRANSPARENT):
+        return [one for one in s.children(expr) if not isinstance(one, (s.Literal, s.Sequence))]
+    return [expr] if isinstance(expr, (s.Slash, s.Step, s.Postfix, s.VarRef)) else []
+
+
+def explain(text: str, compiled: Compiled, tier: str, event: Event, params: tuple[Any, ...]) -> Explanation:
+    """The explanation of one filter for one event."""
+    from .module import parse
+
+    error = None
+    try:
+        held = compiled.matches(event, params)
+    except FilterError as failure:
+        held, error = False, failure
+    cost = "cheap" if compiled.dear is None else "dear"
+    if compiled.engine is not None:
+        return Explanation(held, tier, cost, (), error)
+    spans: dict[int, tuple[int, int]] = {}
+    module = parse(text, spans)
+    explainer = _Explainer(module, spans)
+    try:
+        frame = _frame(compiled, module, explainer.compiler, event)
+    except FilterError:
+        return Explanation(held, tier, cost, (), error)
+    return Explanation(held, tier, cost, (explainer.clause(module.body, [frame]),), error)
+
+
+def _frame(compiled: Compiled, module: Module, compiler: Compiler, event: Event) -> Frame:
+    """The outermost frame with all variables of the prolog, also those that the compiled filter has put in place."""
+    frame = Frame(event, ())
+    supplied = compiled.supplied(event)
+    for variable in module.variables:
+        value = supplied.get(variable.name)
+        if value is not None:
+            frame.vars[variable.name] = [value]
+        elif variable.value is not None:
+            frame.vars[variable.name] = compiler.sequence(variable.value)(frame)
+    return frame
+
+
