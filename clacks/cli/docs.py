@@ -1,4 +1,4 @@
-"""`python -m clacks.cli.docs [FOLDER]` writes commands.md and configuration.md from the commands themselves and from the table of settings.
+"""`python -m clacks.cli.docs [FOLDER]` writes the pages of docs/ that come from the commands and from the tables of settings and errors.
 
 A test fails when the files in docs/ are not what this writes.
 """
@@ -6,6 +6,7 @@ A test fails when the files in docs/ are not what this writes.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ ENVIRONMENT: Final = {
 }
 
 _NOTE: Final = "<!-- Written by `python -m clacks.cli.docs`; change the commands or the table of settings instead. -->\n"
+_NOTE_ON_ERRORS: Final = "<!-- Written by `python -m clacks.cli.docs`; change the table in clacks/common/errors.py instead. -->\n"
 
 
 def commands() -> dict[str, click.Command]:
@@ -112,11 +114,53 @@ def _default(setting: Setting) -> str:
     return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
+def errors_page() -> str:
+    rows = [
+        f"| `{error.code}` | {_sentence(error.sentence)} | `{error.condition}` | {error.exit_code} |"
+        for error in sorted(ERRORS.values(), key=lambda error: error.code)
+    ]
+    return "\n".join([
+        "# Errors\n",
+        _NOTE_ON_ERRORS,
+        "An error has a code for programs and a sentence for people, which ends with the next thing to try. The code is `error.code`",
+        "of a `ClacksError` in Python, and `code` in the answer to a command, in what programs print with `--json`, and in the `info` map",
+        "of an AMQP error, whose condition is shown here. The exit code is that of `clacks`, `clacks-agent` and `sendEvent`.\n",
+        "| code | sentence | AMQP condition | exit code |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ])  # fmt: skip
+
+
+_FIELD: Final = re.compile(r"{{|}}|{(\w+)[^}]*}")
+
+
+def _sentence(template: str) -> str:
+    """A sentence of the table as Markdown: what is filled in stands in italics, in code in capitals."""
+    parts = [
+        _FIELD.sub(_in_code, part) if number % 2 else _FIELD.sub(_in_text, part.replace("<", "&lt;"))
+        for number, part in enumerate(template.split("`"))
+    ]
+    return _cell("`".join(parts))
+
+
+def _in_text(field: re.Match[str]) -> str:
+    return f"*{field[1]}*" if field[1] else field[0][0]  # a doubled brace is one
+
+
+def _in_code(field: re.Match[str]) -> str:
+    return field[1].upper() if field[1] else field[0][0]
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"commands.md": commands_page, "configuration.md": configuration_page}
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "commands.md": commands_page,
+    "configuration.md": configuration_page,
+    "errors.md": errors_page,
+}
 
 
 def main(arguments: list[str]) -> Any:
