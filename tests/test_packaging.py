@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -107,6 +108,25 @@ def test_the_version_is_said_once_more_and_the_same() -> None:
 
     assert clacks.__version__ == PROJECT["version"]
     assert f"## [{PROJECT['version']}]" in (CHECKOUT / "CHANGELOG.md").read_text()
+
+
+# --- examples/setup --------------------------------------------------------------------------------------------------------------
+
+
+def test_setup_says_in_one_line_what_is_missing(tmp_path: Path) -> None:
+    """On a machine without a compiler where it may not install one."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "id", "cut", "sha256sum", "grep"):
+        (tools / name).symlink_to(shutil.which(name) or pytest.skip(f"there is no {name}"))
+    (tools / "python3").symlink_to(sys.executable)
+    (tmp_path / "examples").mkdir()
+    shutil.copy(CHECKOUT / "examples" / "setup", tmp_path / "examples")
+    done = subprocess.run(["bash", "examples/setup"], cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"Please install: sudo apt-get install gcc libc6-dev( python3\.\d+-dev)?( python3-venv)?\n", done.stderr)
+    assert not (tmp_path / ".venv").exists()
 
 
 # --- docker/ ---------------------------------------------------------------------------------------------------------------------
