@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from clacks.amqp import (
@@ -185,7 +186,88 @@ async def subscribers(where: Answer) -> Callable[[Answer], Awaitable[Answer]]:
     return run
 
 
-ROLES = {"publisher": publisher, "subscribers": subscribers}
+# --- attacking -------------------------------------------------------------------------------------------------------------------
+
+
+class Attacker:
+    """Sends one message again and again, with so many under way; counts what becomes of them by the agent's error code."""
+
+    def __init__(self, link: Sender, message: bytes, under_way: int) -> None:
+        self.link, self.message, self.under_way = link, message, under_way
+        link.handler = self
+        self.sent = self.settled = 0
+        self.codes: dict[str, int] = {}
+        self.condition: Any = None
+
+    def credit(self, link: Sender) -> None:
+        while self.sent - self.settled < self.under_way and link.sendable:
+            link.send(self.message)
+            self.sent += 1
+
+    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
+        self.settled += 1
+        code = outcome.condition.info.get("code", "") if isinstance(outcome, Rejected) else type(outcome).__name__.lower()
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.credit(link)
+
+    def detached(self, link: Any, condition: Any, *, closed: bool) -> None:
+        self.condition = condition
+
+
+async def attacker(where: Answer) -> Callable[[Answer], Awaitable[Answer]]:
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    import hostility
+
+    attack: Attacker | None = None
+
+    async def prepare(name: str, under_way: int) -> None:
+        """Everything that takes the attacker's own time."""
+        nonlocal attack
+        message = Draft(where["flood"].encode()).encode() if name == "flood" else hostility.encoded(name)
+        connection = await dial(where)
+        attack = Attacker(await connection.attach_sender(Terminus(where["address"])), message, under_way)
+        while not attack.link.sendable:
+            await asyncio.sleep(0.01)
+
+    async def run(question: Answer) -> Answer:
+        nonlocal attack
+        name = question["kind"]
+        endless = hostility.ENDLESS.get(name)
+        if "seconds" not in question:
+            if endless is None:
+                await prepare(name, question["under_way"])
+            return {}
+        end = time.monotonic() + question["seconds"]
+        if endless is not None:
+            return attack_without_end(where, endless, end)
+        assert attack is not None
+        while time.monotonic() < end and attack.condition is None:
+            attack.credit(attack.link)
+            await asyncio.sleep(0.01)
+        attack.under_way = 0
+        attack.link.connection.close()
+        await attack.link.connection.wait_closed()
+        return attack.codes
+
+    return run
+
+
+def attack_without_end(where: Answer, options: Answer, end: float) -> Answer:
+    """One endless delivery after the other; how they were ended."""
+    import hostility
+
+    ends: dict[str, int] = {}
+    while time.monotonic() < end:
+        endless = hostility.Endless(where["host"], where["port"], where["user"], where["password"], **options)
+        while time.monotonic() < end and endless.pump(2**20, 0.2) and not endless.ended:
+            pass
+        how = endless.ended or "goes on"
+        ends[how] = ends.get(how, 0) + 1
+        endless.close()
+    return ends
+
+
+ROLES = {"publisher": publisher, "subscribers": subscribers, "attacker": attacker}
 
 
 async def main(role: str) -> None:

@@ -150,10 +150,20 @@ class Endless:
     With `patient` it keeps to the session's window until then. It speaks for itself because no client library would do this.
     """
 
-    _FRAME = 16 * 1024
-
-    def __init__(self, host: str, port: int, user: str = "", password: str = "", target: str = "org.clacks", *, patient: bool) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        user: str = "",
+        password: str = "",
+        target: str = "org.clacks",
+        *,
+        patient: bool,
+        payload: int = 16 * 1024,
+    ) -> None:
+        """Each of its frames carries `payload` bytes."""
         self.sent = 0
+        self._payload = bytes(payload)
         self._patient = patient
         self._transfers = self._window = 0
         self.answers: list[tuple[int, list[Any]]] = []
@@ -179,7 +189,7 @@ class Endless:
 
     def pump(self, size: int, seconds: float = 10.0) -> bool:
         """Send `size` bytes more of the delivery, as fast as they are taken; False if the agent has closed the socket."""
-        transfer = self._framed(_TRANSFER, [UInt(0), UInt(0), b"1", UInt(0), False, True], bytes(self._FRAME))
+        transfer = self._framed(_TRANSFER, [UInt(0), UInt(0), b"1", UInt(0), False, True], self._payload)
         end, target = time.monotonic() + seconds, self.sent + size
         while self.sent < target and time.monotonic() < end and not self.stalled:
             if not self._rest and self._patient and self._transfers >= self._window:
@@ -244,3 +254,11 @@ class Endless:
 
     def close(self) -> None:
         self._socket.close()
+
+
+# The ways in which a delivery may not end; arguments of Endless.
+ENDLESS: dict[str, dict[str, Any]] = {
+    "an endless delivery": {"patient": True},
+    "an endless delivery, no windows": {"patient": False},
+    "an endless delivery, 1 byte a frame": {"patient": True, "payload": 1},
+}

@@ -132,16 +132,28 @@ def first_problem(judge: etree.XMLSchema, body: bytes, piece: int) -> Problem | 
 def _bad_piece(judge: etree.XMLSchema, body: bytes, piece: int) -> int | None:
     """Where the piece begins in which the first error is found."""
     parser = new_parser(schema=judge)
-    for start in range(0, len(body), piece):
-        parser.feed(body[start : start + piece])
-        if first_entry(parser) is not None:
-            return start
-    return None
+    try:
+        for start in range(0, len(body), piece):
+            parser.feed(body[start : start + piece])
+            if first_entry(parser) is not None:
+                return start
+        return None
+    finally:
+        end_of(parser)
 
 
 def first_entry(parser: etree.XMLParser) -> Any:
     """The first error of what was fed to `parser` so far; None if there is none."""
     return first_of(parser.feed_error_log)
+
+
+def end_of(parser: etree.XMLParser) -> Any:
+    """Close a parser that was fed: the first error that this finds, or None. lxml never frees the tree of one that is not closed."""
+    try:
+        parser.close()
+    except etree.XMLSyntaxError as error:
+        return first_of(error.error_log)
+    return None
 
 
 def first_of(log: Any) -> Any:

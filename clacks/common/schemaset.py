@@ -14,7 +14,7 @@ from lxml import etree
 
 from clacks.common.errors import ClacksError, Problem
 from clacks.common.event import ROOT, Event, child_of
-from clacks.common.explain import beyond, first_entry, first_of, first_problem, problem_of, problems_of
+from clacks.common.explain import beyond, end_of, first_entry, first_of, first_problem, problem_of, problems_of
 from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
 from clacks.common.xsd import Broken, Declared, XsdFile
@@ -91,15 +91,14 @@ class EventSchema:
 
     def _fault_in_pieces(self, body: bytes) -> Problem | None:
         parser = new_parser(schema=self.file.judge)
+        entry = None
         for start in range(0, len(body), _PIECE):
             parser.feed(body[start : start + _PIECE])
             if (entry := first_entry(parser)) is not None:
-                return problem_of(entry, None)
-        try:
-            parser.close()
-        except etree.XMLSyntaxError as error:
-            return problem_of(first_of(error.error_log), None)
-        return None
+                break
+        last = end_of(parser)
+        found = last if entry is None else entry
+        return None if found is None else problem_of(found, None)
 
     def explain(self, root: etree._Element, body: bytes, limit: int = PROBLEMS) -> list[Problem]:
         """What is wrong with an event, with place and what would be right; `[]` if it is valid. Slow: for a worker.
