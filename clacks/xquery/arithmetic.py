@@ -74,6 +74,7 @@ def _divide(left: Any, right: Any) -> Any:
 
 def _exact(plain: Callable[[Any, Any], Any], decimals: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Two integers or two doubles by Python's operator, decimals in the context of `values.py`."""
+
     def compute(left: Any, right: Any) -> Any:
         if type(left) is type(right) and type(left) is not Decimal:
             return plain(left, right)

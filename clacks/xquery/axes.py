@@ -31,7 +31,7 @@ def _siblings(node: Node, after: bool) -> list[Node]:
     if node.parent is None or node.kind == ATTRIBUTE:
         return []
     around = node.parent.children
-    return around[node.index + 1:] if after else around[:node.index][::-1]
+    return around[node.index + 1 :] if after else around[: node.index][::-1]
 
 
 def _following(node: Node) -> list[Node]:

@@ -162,7 +162,7 @@ class Bounds:
             insort(block, bound)
             if len(block) > self.BLOCK:
                 half = len(block) // 2
-                self.blocks[place:place + 1] = [block[:half], block[half:]]
+                self.blocks[place : place + 1] = [block[:half], block[half:]]
         put(self.buckets, bound, entry)
 
     def remove(self, bound: float, entry: Entry) -> None:

@@ -217,5 +217,3 @@ def try_catch(compiler: Compiler, expr: s.Try) -> Closure:
             raise
 
     return attempt
-
-

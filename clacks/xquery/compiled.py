@@ -130,6 +130,7 @@ def atomic(value: object) -> Any:
 
 def _with_params(expr: s.Expr, slots: Mapping[int, int]) -> s.Expr:
     """The free literals, known by where they begin, replaced by parameters."""
+
     def change(one: s.Expr) -> s.Expr:
         if isinstance(one, s.Literal):
             return s.Param(one.at, slots[one.at], one.type) if one.end > 0 and one.at in slots else one

@@ -43,7 +43,7 @@ class ConstructorParser(TypeParser):
             if close < 0:
                 self.fail("XPST0003", "The string constructor is not closed", at)
             end = close if hole < 0 or close < hole else hole
-            parts.append(s.Literal(self.at, self.text[self.at:end], "string", -1))
+            parts.append(s.Literal(self.at, self.text[self.at : end], "string", -1))
             self.at = end + (3 if end == close else 2)
             if end == close:
                 break
@@ -51,7 +51,7 @@ class ConstructorParser(TypeParser):
                 data = s.Call(self.at, f"{{{FN}}}data", (self.expr(),))
                 space = s.Literal(self.at, " ", "string", -1)
                 parts.append(s.Call(self.at, f"{{{FN}}}string-join", (data, space)))
-            if not self.is_symbol("}") or self.text[self.token.end:self.token.end + 1] != "`":
+            if not self.is_symbol("}") or self.text[self.token.end : self.token.end + 1] != "`":
                 self.unexpected("`}` and a backtick")
             self.at = self.token.end + 1
         return s.Call(at, f"{{{FN}}}string-join", (s.Sequence(at, tuple(parts)),))
@@ -165,7 +165,7 @@ class ConstructorParser(TypeParser):
         while at < len(self.text):
             char = self.text[at]
             if char == quote:
-                if self.text[at + 1:at + 2] != quote:
+                if self.text[at + 1 : at + 2] != quote:
                     return at + 1
                 at += 2
             elif char in "{}":
@@ -178,7 +178,7 @@ class ConstructorParser(TypeParser):
 
     def _hole(self, at: int, parts: list[s.Expr]) -> int:
         char = self.text[at]
-        if self.text[at + 1:at + 2] == char:
+        if self.text[at + 1 : at + 2] == char:
             return at + 2
         if char == "}":
             self.fail("XPST0003", "`}` stands for itself only when doubled", at)
@@ -201,5 +201,3 @@ class ConstructorParser(TypeParser):
             else:
                 at += 1
         return self.fail("XPST0003", f"<{name}> is not closed", start)
-
-

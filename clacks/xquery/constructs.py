@@ -410,6 +410,7 @@ def conversion(compiler: Compiler, wanted: s.SequenceType | None) -> Any:
     """The function conversion rules (XPath 3.1 section 3.1.5.2) towards a declared type."""
     check = compiler.matcher(wanted)
     if wanted is None or wanted.item.kind != "atomic":
+
         def keep(items: list[Any]) -> list[Any]:
             check(items)
             return items
@@ -442,4 +443,3 @@ MAKERS: Final[dict[type, Any]] = {
     s.Concat: _concat, s.Range: _range, s.If: _if, s.TypeExpr: _type_expr, s.Call: _call, s.Flwor: flwor, s.Quantified: quantified,
     s.Switch: switch, s.Typeswitch: typeswitch, s.Try: try_catch,
 }  # fmt: skip
-

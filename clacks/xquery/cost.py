@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from . import syntax as s
+from .errors import FilterError
 from .evaluate import absolute, is_boolean, uses_position
 from .functions import FUNCTIONS
 from .module import Module
@@ -379,7 +380,11 @@ class Analysis:
         pattern = args[1]
         if not isinstance(pattern, s.Literal) or not isinstance(flags, s.Literal) or pattern.type != "string" or flags.type != "string":
             raise Dear(expr.at, "a regular expression that is not a literal")
-        if linear(pattern.value, flags.value) is None:
+        try:
+            found = linear(pattern.value, flags.value)
+        except FilterError:
+            return Cost()  # it fails at once, whatever the event is
+        if found is None:
             raise Dear(expr.at, "a regular expression without a linear-time form")
         if local == "matches":
             return self.small(*costs)

@@ -555,7 +555,7 @@ class Compiler:
     def _predicate(self, expr: s.Expr) -> Callable[[Frame, list[Any]], list[Any]]:
         if isinstance(expr, s.Literal) and expr.type == "integer":
             place = int(expr.value)
-            return lambda _, items: items[place - 1:place] if place > 0 else []
+            return lambda _, items: items[place - 1 : place] if place > 0 else []
         if is_boolean(expr):
             test = self.boolean(expr)
 
@@ -593,4 +593,3 @@ _PARTS: Final[dict[str, Callable[[str, str], bool]]] = {
 }  # fmt: skip
 
 _TESTS: Final = {f"{{{FN}}}exists": "_exists", f"{{{FN}}}empty": "_empty", f"{{{FN}}}not": "_not", f"{{{FN}}}boolean": "boolean"}
-

@@ -172,14 +172,14 @@ class _Explainer:
         bare: s.Expr = replace(right, predicates=()) if isinstance(right, s.Step) else right.base if isinstance(right, s.Postfix) else right
         nodes = self.items(bare, frames)
         if not nodes:
-            shown = self.module.text[right.at:self._end(right)].strip()
+            shown = self.module.text[right.at : self._end(right)].strip()
             yield Clause(f"{shown} {NOTHING}", *position(self.module.text, right.at), False)
             return
         size = len(nodes)
         for predicate in predicates:
             inner = [frames[0].inner(node, place, size) for place, node in enumerate(nodes, 1)]
             if isinstance(predicate, s.Literal):
-                nodes = nodes[predicate.value - 1:predicate.value] if predicate.type == "integer" else nodes
+                nodes = nodes[predicate.value - 1 : predicate.value] if predicate.type == "integer" else nodes
                 yield self.made(predicate, bool(nodes))
             else:
                 yield self.clause(predicate, inner)
@@ -244,5 +244,3 @@ def _frame(compiled: Compiled, module: Module, compiler: Compiler, event: Event)
         elif variable.value is not None:
             frame.vars[variable.name] = compiler.sequence(variable.value)(frame)
     return frame
-
-

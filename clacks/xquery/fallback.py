@@ -166,7 +166,7 @@ def _compile(module: Module) -> Any:
     namespaces = {**module.namespaces, "": module.element_namespace}
     parser = FilterParser(namespaces=namespaces, default_collation=CODEPOINT)
     try:
-        return parser.parse(module.text[module.start:])
+        return parser.parse(module.text[module.start :])
     except FilterError:
         raise
     except (ElementPathError, ParseError, SyntaxError, TypeError, ValueError, NameError, KeyError, OverflowError) as error:

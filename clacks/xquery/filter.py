@@ -56,7 +56,6 @@ class Filter:
         """
         return self.compiled.matches(Event(document, variables), self.params)
 
-
     def explain(self, document: Document, variables: Mapping[str, object] | None = None) -> Explanation:
         """Which clauses of the filter hold for an event and which do not, with the values seen; takes as long as it takes."""
         return explain(self.text, self.compiled, self.tier, Event(document, variables), self.params)

@@ -87,7 +87,7 @@ class Lexer:
             what = "The string is not closed" if self.text[at] in "'\"" else f"The character {self.text[at]!r} has no meaning here"
             raise error_at(self.text, at, "XPST0003", what)
         kind = found.lastgroup or "symbol"
-        if kind in ("integer", "decimal", "double") and re.match(NAME_START, self.text[found.end():found.end() + 1]):
+        if kind in ("integer", "decimal", "double") and re.match(NAME_START, self.text[found.end() : found.end() + 1]):
             raise error_at(self.text, found.end(), "XPST0003", "A number must not be followed by a letter")
         return Token(kind, found.group(), at, found.end())
 
@@ -110,7 +110,7 @@ class Lexer:
         return token.kind == "name" and token.text in texts and not self._prefixed(token)
 
     def _prefixed(self, token: Token) -> bool:
-        rest = self.text[token.end:token.end + 2]
+        rest = self.text[token.end : token.end + 2]
         return rest[:1] == ":" and rest[1:] not in ("", ":", "=") and (rest[1:] == "*" or re.match(NAME_START, rest[1:]) is not None)
 
     def words(self, first: str, *second: str) -> bool:

@@ -172,7 +172,7 @@ class _ModuleParser(Parser):
         if token.text not in codes:
             self.unexpected("one of " + ", ".join(codes))
         self.take()
-        word = self.text[:token.start].split()[-1]
+        word = self.text[: token.start].split()[-1]
         self._once(word, "XQST0067" if word == "construction" else codes[token.text][1], token.start)
 
     def _option(self) -> None:
@@ -276,6 +276,3 @@ def parse(text: str, spans: dict[int, tuple[int, int]] | None = None) -> Module:
     parser = _ModuleParser(text)
     parser.spans = spans
     return parser.module()
-
-
-

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from . import syntax as s
 from .compare import MIRRORED
+from .errors import FilterError
 from .names import FN, split
 from .regex import linear
 
@@ -172,7 +173,7 @@ def _counts_not(predicate: s.Expr) -> bool:
 def _witness(found: Need, pattern: Pattern) -> bool:
     """Whether one node below `pattern` shows that the predicate holds, so that `exists` and the predicate can change places."""
     if isinstance(found, Atom):
-        return found.variable is None and found.pattern[:len(pattern)] == pattern
+        return found.variable is None and found.pattern[: len(pattern)] == pattern
     return isinstance(found, Any_) and all(_witness(one, pattern) for one in found.items)
 
 
@@ -436,10 +437,17 @@ def _call(name: tuple[str, str], args: list[s.Expr], focus: _Focus) -> Need:
         found = Atom(path.pattern, None, "prefix", part, min(path.exact, SINGLE))
         return found if not path.needs else _weak(_all([found, *path.needs]))
     if local == "matches" and len(args) == 2 and isinstance(args[1], s.Literal) and args[1].type == "string":
-        pattern = linear(args[1].value, "")
         # matches((), ...) looks at the empty string (section 5.6.3)
-        return _given(args[0], focus) if pattern is not None and pattern.search("") is None else True
+        return _given(args[0], focus) if _needs_text(args[1].value) else True
     return True
+
+
+def _needs_text(pattern: str) -> bool:
+    try:
+        found = linear(pattern, "")
+    except FilterError:
+        return False
+    return found is not None and found.search("") is None
 
 
 def _negated(expr: s.Expr) -> Need:
@@ -483,6 +491,7 @@ def _choices(found: Need) -> tuple[list[tuple[Atom, ...]], int]:
 
 def describe(atom: Atom, params: tuple[Any, ...]) -> str:
     """A condition for people."""
+
     def value(operand: Operand) -> str:
         found = params[operand.slot] if isinstance(operand, s.Param) else operand.value
         return f"'{found}'" if isinstance(found, str) else str(found)

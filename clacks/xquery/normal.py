@@ -115,6 +115,7 @@ def _binds(expr: s.Expr, name: str) -> bool:
 
 def substituted(expr: E, name: str, value: s.Expr) -> E:
     """`$name` replaced by its value."""
+
     def change(one: s.Expr) -> s.Expr:
         if isinstance(one, s.VarRef):
             return replace(value, at=one.at) if one.name == name else one
@@ -126,8 +127,8 @@ def substituted(expr: E, name: str, value: s.Expr) -> E:
 def inlined(expr: s.Expr) -> s.Expr:
     """`let $e := /a return $e/b` as `/a/b` (section 3.12.4): a let whose value can stand anywhere is put in its place."""
     match expr:
-        case s.Flwor(clauses=(s.Let() as first, *rest)) if first.type is None and len(rest) < MAX_LETS and _movable(
-            value := inlined(first.value)
+        case s.Flwor(clauses=(s.Let() as first, *rest)) if (
+            first.type is None and len(rest) < MAX_LETS and _movable(value := inlined(first.value))
         ):
             tail: s.Expr = s.Flwor(expr.at, tuple(rest), expr.result) if rest else expr.result
             if not _binds(tail, first.name) and affordable(value, _uses(tail, first.name)):

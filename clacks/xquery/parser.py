@@ -254,7 +254,7 @@ class Parser(ClauseParser, ConstructorParser):
 
     def _starts_primary(self, token: Any, following: str) -> bool:
         """Whether a name begins something other than a step: a call, a reference, a constructor."""
-        if token.text == "Q" and self.text[token.end:token.end + 1] == "{":
+        if token.text == "Q" and self.text[token.end : token.end + 1] == "{":
             end = self.text.find("}", token.end) + 1
             return end > 0 and self._called(end)
         if self._prefixed(token):

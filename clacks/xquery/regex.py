@@ -132,7 +132,7 @@ class _Translator:
 
     def _class_escape(self) -> str:
         """What follows a backslash, as the inside of a class."""
-        char = self.text[self.at:self.at + 1]
+        char = self.text[self.at : self.at + 1]
         self.at += 1
         if char in _SINGLE and char:
             return _SINGLE[char]
@@ -174,7 +174,7 @@ class _Translator:
         low = self._one(first)
         if low is None or not self.text.startswith("-", self.at):
             return low if low is not None else self._many
-        after = self.text[self.at + 1:self.at + 2]
+        after = self.text[self.at + 1 : self.at + 2]
         if after in ("]", "[", ""):
             return low
         start = self._last
@@ -189,10 +189,10 @@ class _Translator:
 
     def _one(self, first: bool) -> str | None:
         """One character of a class, or None with `_many` set for an escape that stands for several."""
-        char = self.text[self.at:self.at + 1]
+        char = self.text[self.at : self.at + 1]
         self.at += 1
         if char == "\\":
-            escape = self.text[self.at:self.at + 1]
+            escape = self.text[self.at : self.at + 1]
             found = self._class_escape()
             if escape in _SINGLE:
                 self._last = {"n": "\n", "r": "\r", "t": "\t"}.get(escape, escape)

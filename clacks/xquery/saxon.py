@@ -51,8 +51,8 @@ def processor() -> Any:
 
 def _failure(error: Exception) -> FilterError:
     text = " ".join(str(error).split())
-    found = _CODE.search(text)
-    return FilterError(found[1] if found else "FOER0000", text[found.end() if found else 0:].strip()[:200])
+    found = next((one for one in _CODE.finditer(text) if not one[1].startswith("SX")), None)  # SX.. are warnings of its own
+    return FilterError(found[1] if found else "FOER0000", text[found.end() if found else 0 :].strip()[:200])
 
 
 def _xdm(value: Any) -> Any:
@@ -64,7 +64,7 @@ def _xdm(value: Any) -> Any:
     if type(value) is str:
         return made.make_string_value(value)
     kind = {int: "integer", Decimal: "decimal"}.get(type(value)) or (value.type if isinstance(value, DateTime) else "string")
-    return made.make_atomic_value(f"xs:{kind}", string_of(value))
+    return made.make_atomic_value(kind, string_of(value))
 
 
 class SaxonFilter:

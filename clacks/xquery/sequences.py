@@ -95,8 +95,10 @@ def total(items: list[Any], zero: Any = 0) -> Any:
 def _summable(values: list[Any], name: str) -> None:
     first = values[0]
     for value in values:
-        same = is_numeric(value) if is_numeric(first) else (
-            isinstance(value, Duration) and isinstance(first, Duration) and value.type == first.type and value.type != "duration"
+        same = (
+            is_numeric(value)
+            if is_numeric(first)
+            else (isinstance(value, Duration) and isinstance(first, Duration) and value.type == first.type and value.type != "duration")
         )
         if not same:
             raise FilterError("FORG0006", f"{name}() of an xs:{type_of(value)}")

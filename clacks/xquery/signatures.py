@@ -97,5 +97,3 @@ def converter(parameter: str) -> Callable[[list[Any]], Any]:
         raise FilterError("XPTY0004", f"Expected one value, found {len(items) or 'none'}")
 
     return single
-
-

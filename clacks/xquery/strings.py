@@ -43,7 +43,7 @@ def substring(text: str | None, start: float, length: float | None = None) -> st
     if begin > len(text):
         return ""
     stop = len(text) + 1 if last > len(text) else last
-    return text[int(begin) - 1:max(int(stop) - 1, 0)] if stop > begin else ""
+    return text[int(begin) - 1 : max(int(stop) - 1, 0)] if stop > begin else ""
 
 
 def contains(text: str | None, part: str | None, collation: str | None = None) -> bool:
@@ -136,7 +136,7 @@ def tokenize(text: str | None, pattern: str | None = None, flags: str = "") -> l
         return []
     parts, last = [], 0
     for match in found.finditer(text):
-        parts.append(text[last:match.start()])
+        parts.append(text[last : match.start()])
         last = match.end()
     return [*parts, text[last:]]
 
@@ -150,7 +150,7 @@ def replace(text: str | None, pattern: str, replacement: str, flags: str = "") -
     at = 0
     while at < len(replacement):
         char = replacement[at]
-        following = replacement[at + 1:at + 2]
+        following = replacement[at + 1 : at + 2]
         if char == "\\":
             if following not in ("\\", "$") or not following:
                 raise FilterError("FORX0004", replacement[:40])
@@ -158,11 +158,11 @@ def replace(text: str | None, pattern: str, replacement: str, flags: str = "") -
             at += 2
         elif char == "$":
             end = at + 1
-            while replacement[end:end + 1] in _DIGITS and (end == at + 1 or int(replacement[at + 1:end + 1]) <= groups):
+            while replacement[end : end + 1] in _DIGITS and (end == at + 1 or int(replacement[at + 1 : end + 1]) <= groups):
                 end += 1
             if end == at + 1:
                 raise FilterError("FORX0004", replacement[:40])
-            pieces.append(int(replacement[at + 1:end]))
+            pieces.append(int(replacement[at + 1 : end]))
             at = end
         else:
             pieces.append(char)

@@ -19,9 +19,7 @@ from .module import MAX_LENGTH, Module, parse
 from .names import FN, split
 
 # What certainly are literals; that they all are, and that there are no others, is checked against the parser for each skeleton.
-_LITERAL: Final = re.compile(
-    r"""("[^"&]*"|'[^'&]*'|(?<![\w.\-·:$@])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))"""
-)
+_LITERAL: Final = re.compile(r"""("[^"&]*"|'[^'&]*'|(?<![\w.\-·:$@])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))""")
 
 # Skeletons and variants are kept for filters to come; a thousand of each is more than programs generate and about 20 MB.
 MAX_SKELETONS: Final = 1_000
@@ -152,5 +150,3 @@ def _comparands(expr: s.Expr) -> Iterator[s.Literal]:
 
 def _constant(expr: s.Expr) -> bool:
     return isinstance(expr, s.Literal) or (isinstance(expr, s.Sequence) and all(isinstance(one, s.Literal) for one in expr.items))
-
-

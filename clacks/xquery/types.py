@@ -49,13 +49,13 @@ class TypeParser(Lexer):
     def braced_uri(self) -> str | None:
         """`Q{uri}` (production 224), whose characters are not tokens."""
         token = self.token
-        if token.text != "Q" or self.text[token.end:token.end + 1] != "{":
+        if token.text != "Q" or self.text[token.end : token.end + 1] != "{":
             return None
         end = self.text.find("}", token.end)
-        if end < 0 or "{" in self.text[token.end + 1:end]:
+        if end < 0 or "{" in self.text[token.end + 1 : end]:
             self.fail("XPST0003", "The braced URI is not closed", token.start)
         self.at = end + 1
-        return " ".join(self.references(self.text[token.end + 1:end], token.start).split())
+        return " ".join(self.references(self.text[token.end + 1 : end], token.start).split())
 
     def eqname(self, default: str) -> str:
         """Takes a name (production 218); `default` is the namespace of one without a prefix."""
@@ -76,14 +76,14 @@ class TypeParser(Lexer):
         """Takes a name test (productions 119 and 120)."""
         if self.is_symbol("*"):
             star = self.take()
-            if self.text[star.end:star.end + 1] == ":" and self.text[star.end + 1:star.end + 2] != ":":
+            if self.text[star.end : star.end + 1] == ":" and self.text[star.end + 1 : star.end + 2] != ":":
                 self.at = star.end + 1
                 if self.token.kind != "name":
                     self.unexpected("a name")
                 return NameTest(None, self.take().text)
             return NameTest(None, None)
         uri = self.braced_uri()
-        if uri is None and self.token.kind == "name" and self.text[self.token.end:self.token.end + 2] == ":*":
+        if uri is None and self.token.kind == "name" and self.text[self.token.end : self.token.end + 2] == ":*":
             token = self.take()
             self.at = token.end + 2
             return NameTest(self.prefix(token.text, token.start), None)
