@@ -176,19 +176,22 @@ def test_stopping_delivers_what_waits_and_says_goodbye(environment: dict[str, st
     assert leaving[0].NodeLeave.Id.text
 
 
-def test_a_hangup_reads_the_users_again(environment: dict[str, str], state: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangup", [True, False], ids=["at SIGHUP", "by itself"])
+def test_changed_users_are_read_again(environment: dict[str, str], state: Path, tmp_path: Path, hangup: bool) -> None:
     file = state / "users.toml"
     with AgentProcess(["--listen", "localhost:0"], environment, tmp_path / "log") as agent:
         url = agent.url().replace("admin:secret", "anna:new")
         with pytest.raises(ClacksError):
             AMQPServiceProxy(url)
         write_users(file, {**read_users(file), "anna": make_user("anna", "new")})
-        agent.process.send_signal(signal.SIGHUP)
+        if hangup:
+            agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "users read" in agent.log.read_text(), "the users are read")
         with AMQPServiceProxy(url) as proxy:
             assert proxy.getSessionUser() == "anna"
         file.write_text("broken")
-        agent.process.send_signal(signal.SIGHUP)
+        if hangup:
+            agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "users not read" in agent.log.read_text(), "the log says what is wrong")
         with AMQPServiceProxy(url) as proxy:
             assert proxy.getSessionUser() == "anna", "the last good users stay"

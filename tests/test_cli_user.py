@@ -29,7 +29,7 @@ def test_add_list_passwd_remove(tmp_path: Path) -> None:
     file = tmp_path / "state/users.toml"
     assert user("list", *place).output == f"No users in {file}. `clacks user add NAME` makes one.\n"
     result = user("add", "anna", "--admin", "--password-stdin", *place, password="open sesame")
-    assert (result.exit_code, result.output) == (0, f"added: anna, an administrator, in {file}. A running agent reads it at SIGHUP.\n")
+    assert (result.exit_code, result.output) == (0, f"added: anna, an administrator, in {file}. A running agent sees it by itself.\n")
     assert user("add", "berta", "--password-stdin", *place, password="x").exit_code == 0
     assert names(*place) == {"anna": ["admin"], "berta": []}
     assert user("list", *place).output.split() == ["user", "groups", "anna", "admin", "berta"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -77,6 +79,8 @@ class Agent:
             self.listeners.append((f"{scheme}://{shown}:{listener.address[1]}/{config.domain}", listener))
         self.node.start()
         if watch:
+            with contextlib.suppress(OSError):  # then there is nothing to watch, and `clacks user` says what is wrong
+                config.users_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return [url for url, _ in self.listeners]
 
@@ -113,24 +117,36 @@ class Agent:
         await self.broker.drain(self.config.drain_timeout)
         goodbye = Condition("amqp:connection:forced", str(ClacksError("bus-stopping")))
         await asyncio.gather(*(listener.close(goodbye) for _, listener in self.listeners))
-        self.broker.close()
+        await self.broker.close()
 
     def reload(self) -> None:
-        """Read the users again; schemas are watched anyway. What is broken keeps its last good version."""
-        if not self._given_users:
-            try:
-                self.users.users = read_users(self.config.users_file)
-                log.info("users read", extra={"count": len(self.users.users)})
-            except ClacksError as error:
-                log.error("users not read", extra={"reason": str(error)})
-        self._schemas_changed()
+        """Read users and schemas again (they are watched anyway). What is broken keeps its last good version."""
+        self._users_changed()
+        asyncio.get_running_loop().run_in_executor(None, self._schemas_changed)
+
+    def _users_changed(self) -> None:
+        if self._given_users:
+            return
+        try:
+            self.users.users = read_users(self.config.users_file)
+            log.info("users read", extra={"count": len(self.users.users)})
+        except ClacksError as error:
+            log.error("users not read", extra={"reason": str(error)})
 
     async def _watch(self) -> None:
+        """See changes of schemas and of the users file without being told."""
         from watchfiles import awatch
 
-        folders = [folder for folder in self.schemas.folders if folder.is_dir()]
-        async for _ in awatch(*folders, stop_event=self._stopping, recursive=True, step=200, debounce=1000):
-            await asyncio.to_thread(self._schemas_changed)
+        users = self.config.users_file
+        folders = {folder.resolve() for folder in self.schemas.folders if folder.is_dir()}
+        if not self._given_users and users.parent.is_dir():
+            folders.add(users.parent.resolve())
+        async for changes in awatch(*folders, stop_event=self._stopping, recursive=True, step=200, debounce=1000):
+            names = {Path(path).name for _, path in changes}
+            if users.name in names:
+                self._users_changed()
+            if names - {users.name}:
+                await asyncio.to_thread(self._schemas_changed)
 
     def _schemas_changed(self) -> None:
         report = self.schemas.reload()
@@ -171,6 +187,8 @@ class Agent:
             "users": dict(Counter(connection.user for connection in broker.connections)),
             "published": broker.intake.published,
             "refused": broker.intake.refused,
+            "sandboxed": broker.sandbox.evaluated,
+            "over_budget": broker.sandbox.exceeded,
             "schemas": len(self.schemas.current),
             "schema_problems": [str(problem) for problem in self.schemas.problems],
             "subscriptions": _described(sorted(broker.subscriptions, key=lambda one: (one.user, one.link.name))),

@@ -73,7 +73,7 @@ class Bus:
         self.schemas = schemas
         self.limits = limits or Limits()
         self._may_publish = may_publish
-        self._index: FilterIndex[Any] = FilterIndex(on_error=on_filter_error)
+        self._index: FilterIndex[Any] = FilterIndex(on_filter_error, defer=True)
 
     # --- events ---
 

@@ -171,6 +171,11 @@ SETTINGS: Final = (
         "number",
     ),
     Setting("queue.bytes", _count(1024, 2**36), 64 * 2**20, "Bytes kept for a subscriber that reads slowly.", "bytes"),
+    Setting(
+        "sandbox.workers", _count(1, 64), 2, "Processes for filters that are not provably cheap; started when one is needed.", "number"
+    ),
+    Setting("sandbox.seconds", _seconds, 0.5, "Seconds of processor time that one evaluation in the sandbox may take.", "seconds"),
+    Setting("sandbox.memory", _count(2**24, 2**40), 256 * 2**20, "Bytes of memory that one evaluation in the sandbox may take.", "bytes"),
     Setting("idle_timeout", _seconds, 60.0, "Seconds of silence after which a connection is dropped.", "seconds"),
     Setting("status_interval", _seconds, 30.0, "Seconds between two NodeStatus events.", "seconds"),
     Setting("drain_timeout", _seconds, 10.0, "Seconds that a stopping agent gives its subscribers to take what waits for them.", "seconds"),
@@ -200,6 +205,9 @@ class Config:
     limits_names: int
     queue_events: int
     queue_bytes: int
+    sandbox_workers: int
+    sandbox_seconds: float
+    sandbox_memory: int
     idle_timeout: float
     status_interval: float
     drain_timeout: float

@@ -34,7 +34,7 @@ def user() -> None:
     """Manage the users of an agent.
 
     The users file is that of the agent on this machine with the same --config, --state-dir, or CLACKS_* environment. No password
-    is stored in it. A running agent reads it again at SIGHUP.
+    is stored in it. A running agent sees the change by itself.
     """
 
 
@@ -135,7 +135,7 @@ def _write(path: Path, users: dict[str, User], done: str) -> None:
     from ..agent.users import write_users
 
     write_users(path, users)
-    click.echo(f"{done} in {path}. A running agent reads it at SIGHUP.")
+    click.echo(f"{done} in {path}. A running agent sees it by itself.")
 
 
 def _user(name: str, password_stdin: bool, groups: list[str]) -> User:

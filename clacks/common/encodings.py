@@ -28,9 +28,7 @@ _ASCII_LIKE: Final = re.compile(r"(?i:utf-?8|us-ascii|ascii|iso-8859-\d\d?|windo
 
 # Encodings in which a byte below 0x80 may be half a character: decoded by Python. No others: UTF-7 and its like can hide markup, and some
 # of Python's codecs take quadratic time.
-_DECODED: Final = frozenset(
-    ("shift_jis", "euc-jp", "euc-kr", "gb2312", "gbk", "gb18030", "big5", "iso-2022-jp")
-)
+_DECODED: Final = frozenset(("shift_jis", "euc-jp", "euc-kr", "gb2312", "gbk", "gb18030", "big5", "iso-2022-jp"))
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml\s[^>]*?\?>")
 _ENCODING: Final = re.compile(rb"<\?xml\s[^>]*?\sencoding\s*=\s*[\"']([A-Za-z][A-Za-z0-9._-]*)[\"']")

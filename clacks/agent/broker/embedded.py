@@ -36,6 +36,7 @@ from ..bus import Bus, Incoming, Routed
 from ..command import CommandRegistry
 from ..config import Config
 from ..intake import Done, Intake, Lane
+from ..sandbox import Budget, Sandbox
 from .addresses import Address, event_address, parse_address, reply_address
 from .commands import CommandLink
 from .envelope import Stamp, bare_message, header, incoming_event
@@ -61,6 +62,7 @@ class EmbeddedBroker:
         self.config = config
         self.commands = commands
         self.intake = Intake(bus, self)
+        self.sandbox = Sandbox(config.sandbox_workers, Budget(config.sandbox_seconds, config.sandbox_memory))
         self.connections: set[Connection] = set()
         self.subscriptions: set[Subscription] = set()
         self.replies: dict[str, Subscription] = {}
@@ -134,6 +136,8 @@ class EmbeddedBroker:
         subscription = self._subscription(link)
         subscription.address = event_address(self.config.domain, address.name) if address.name else self.config.domain
         subscription.filters = tuple(one.text for one in filters)
+        if any(one.cost == "dear" for one in filters):
+            self.sandbox.warm()
         self._bus.subscribe(subscription, filters, kinds)
         self.subscriptions.add(subscription)
         link.accept(Terminus(source.address, filter=in_force, capabilities=source.capabilities), link.remote_target)
@@ -149,7 +153,12 @@ class EmbeddedBroker:
     def _subscription(self, link: Sender) -> Subscription:
         config = self.config
         subscription = Subscription(
-            link, events=config.queue_events, size=config.queue_bytes, clock=self._loop.time, on_detached=self._forget
+            link,
+            events=config.queue_events,
+            size=config.queue_bytes,
+            clock=self._loop.time,
+            on_detached=self._forget,
+            sandbox=self.sandbox,
         )
         link.handler = subscription
         return subscription
@@ -165,7 +174,7 @@ class EmbeddedBroker:
 
     def hand_over(self, incoming: Incoming, routed: Routed, done: Done) -> None:
         ttl = incoming.ttl
-        if routed.matched and (ttl is None or ttl > 0):
+        if (routed.matched or routed.undecided) and (ttl is None or ttl > 0):
             encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
             expires = 0.0
             if ttl is not None:
@@ -173,6 +182,8 @@ class EmbeddedBroker:
                 expires = self._loop.time() + ttl
             for subscription in routed.matched:
                 subscription.offer(encoded, expires)
+            for subscription in routed.undecided:
+                subscription.offer_undecided(encoded, expires, incoming)
         done(None)
 
     # --- stopping ---
@@ -184,8 +195,9 @@ class EmbeddedBroker:
         while any(one.waiting for one in self.subscriptions) and self._loop.time() < end:
             await asyncio.sleep(0.05)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.intake.close()
+        await self.sandbox.close()
 
 
 class Publisher:

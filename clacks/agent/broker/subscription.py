@@ -1,11 +1,32 @@
-"""One subscriber's queue: what is sent when there is credit, what waits when there is none, and what is dropped when it is too much."""
+"""One subscriber's queue: what is sent when there is credit, what waits when there is none, and what is dropped when it is too much.
+
+An event that a filter has not decided about waits in its place like any other. When it is its turn the sandbox is asked, and only this
+queue waits for the answer.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from ...amqp import ACCEPTED, Condition, Link, Outcome, Receiver, Sender
+from ...common.errors import ClacksError
+from ..bus import Incoming
+from ..sandbox import Answer, Job, Sandbox
+
+# Evaluations in a row that may exceed the sandbox's budget before the filter is suspended: one may be bad luck, three are a habit.
+STRIKES: Final = 3
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One message in the queue. `expires` is a time of the loop's clock, 0.0 for never; `undecided` what the sandbox is to be asked."""
+
+    encoded: bytes
+    expires: float
+    undecided: Incoming | None = None
 
 
 class Subscription:
@@ -19,8 +40,9 @@ class Subscription:
         size: int,
         clock: Callable[[], float],
         on_detached: Callable[[Subscription], None],
+        sandbox: Sandbox | None = None,
     ) -> None:
-        """At most `events` messages and `size` bytes wait; `clock` is the loop's."""
+        """At most `events` messages and `size` bytes wait; `clock` is the loop's. Without a `sandbox` nothing may be undecided."""
         self.link = link
         self.user = link.connection.user
         self.address = ""
@@ -34,8 +56,11 @@ class Subscription:
         self._events, self._size = events, size
         self._clock = clock
         self._on_detached = on_detached
-        self._queue: deque[tuple[bytes, float]] = deque()
+        self._queue: deque[Waiting] = deque()
         self._bytes = 0
+        self._sandbox = sandbox
+        self._job: Job | None = None
+        self._strikes = 0
 
     @property
     def waiting(self) -> int:
@@ -51,26 +76,70 @@ class Subscription:
             link.send(encoded, settled=self._settled)
             self.delivered += 1
             return
-        self._queue.append((encoded, expires))
-        self._bytes += len(encoded)
+        self._keep(Waiting(encoded, expires))
+
+    def offer_undecided(self, encoded: bytes, expires: float, incoming: Incoming) -> None:
+        """As `offer`, of an event that the sandbox has to decide about."""
+        self._keep(Waiting(encoded, expires, incoming))
+        self.credit(self.link)
+
+    def _keep(self, message: Waiting) -> None:
+        self._queue.append(message)
+        self._bytes += len(message.encoded)
         while len(self._queue) > self._events or self._bytes > self._size:
-            self._bytes -= len(self._queue.popleft()[0])
+            self._drop_first()
             self.dropped += 1
+
+    def _drop_first(self) -> None:
+        self._bytes -= len(self._queue.popleft().encoded)
+        if self._job is not None:  # it was about the first
+            self._job.cancelled = True
+            self._job = None
 
     # --- amqp.LinkHandler ---
 
     def credit(self, link: Sender) -> None:
         queue = self._queue
         while queue and link.sendable:
-            encoded, expires = queue.popleft()
-            self._bytes -= len(encoded)
-            if expires and expires < self._clock():
+            first = queue[0]
+            if first.expires and first.expires < self._clock():
+                self._drop_first()
                 self.expired += 1
                 continue
-            link.send(encoded, settled=self._settled)
+            if first.undecided is not None:
+                self._ask(first.undecided)
+                return
+            self._drop_first()
+            link.send(first.encoded, settled=self._settled)
             self.delivered += 1
         if not queue:
             link.drained()
+
+    def _ask(self, incoming: Incoming) -> None:
+        if self._job is None and self._sandbox is not None:
+            self._job = Job(self.user, self.filters, incoming.body, incoming.properties, self._decided)
+            self._sandbox.submit(self._job)
+
+    def _decided(self, answer: Answer) -> None:
+        self._job = None
+        if answer.exceeded:
+            self._strikes += 1
+            if self._strikes >= STRIKES:
+                self._suspend(answer.exceeded)
+                return
+        else:
+            self._strikes = 0
+        self.filter_errors += bool(answer.error or answer.exceeded)
+        if answer.matched:
+            self._queue[0].undecided = None
+        else:
+            self._drop_first()
+        self.credit(self.link)
+
+    def _suspend(self, reason: str) -> None:
+        error = ClacksError("filter-suspended", reason=reason)
+        self.link.close(Condition(error.condition, str(error), error.to_json()))
+        self.detached(self.link, None, closed=True)
 
     def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
         if outcome is not ACCEPTED:
@@ -82,6 +151,8 @@ class Subscription:
         raise AssertionError("a sender receives nothing")
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        if self._job is not None:
+            self._job.cancelled = True
         self._queue.clear()
         self._bytes = 0
         self._on_detached(self)

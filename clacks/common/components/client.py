@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 import random
 import ssl
 from collections import deque
@@ -80,7 +81,8 @@ async def dial(url: Url) -> Connection:
     except ssl.SSLCertVerificationError as error:
         raise ClacksError("tls-untrusted", url=url, reason=error.verify_message) from error
     except OSError as error:
-        raise ClacksError("unreachable", url=url, reason=error.strerror or str(error)) from error
+        known = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
+        raise ClacksError("unreachable", url=url, reason=os.strerror(error.errno or 0) if known else str(error)) from error
     except SaslFailure as error:
         raise _not_let_in(url, error) from error
     except AmqpError as error:

@@ -1,0 +1,169 @@
+"""Filters that are not provably cheap: decided in other processes, in order, and at nobody else's expense."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunningAgent
+from support import run, until
+from test_promises import Peer, peer, phone, play
+
+from clacks.agent.sandbox import Answer, Budget, Job, Sandbox, Worker
+from clacks.amqp import ACCEPTED, Draft
+from clacks.testing import LocalBus, sample
+
+# Dear by its form, quick in fact: two nested loops over the event.
+DEAR = "for $a in //*, $b in //* where $a/*:Status = 'busy' and $b/*:CallerId > 0 return $a"
+ENDLESS = "some $a in 1 to 100000, $b in 1 to 100000 satisfies $a * $b = -1"
+RECURSIVE = "declare function local:f($n) { local:f($n + 1) + local:f($n) }; local:f(1) = 0"
+HUNGRY = "count(string-to-codepoints(string-join(for $i in 1 to 100000000 return 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', ''))) = 0"
+
+
+def in_sandbox(scene: Callable[[Sandbox], Awaitable[None]], **options: Any) -> None:
+    @run
+    async def test() -> None:
+        sandbox = Sandbox(options.pop("workers", 2), Budget(**options))
+        try:
+            await scene(sandbox)
+        finally:
+            await sandbox.close()
+
+    test()
+
+
+def ask(
+    sandbox: Sandbox, text: str, body: bytes = phone(), owner: str = "a", variables: dict[str, Any] | None = None
+) -> asyncio.Future[Answer]:
+    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    sandbox.submit(Job(owner, [text], body, variables or {}, answer.set_result))
+    return answer
+
+
+def test_answers() -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        assert await ask(sandbox, DEAR) == Answer(matched=True)
+        assert await ask(sandbox, DEAR, phone("idle")) == Answer()
+        assert await ask(sandbox, "declare variable $n external; $n = 7", variables={"n": 7}) == Answer(matched=True)
+        assert (await ask(sandbox, "1 div 0 = 1")).error
+        assert (await ask(sandbox, ") broken")).error
+        assert await ask(sandbox, DEAR, phone("busy").decode().encode("utf-16")) == Answer(matched=True)
+        assert sandbox.evaluated == 6
+
+    in_sandbox(scene)
+
+
+@pytest.mark.parametrize(("text", "limit"), [(ENDLESS, "processor"), (HUNGRY, ""), (RECURSIVE, "deep")])
+def test_a_filter_that_takes_too_much_is_killed_and_the_next_one_answered(text: str, limit: str) -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        hostile = ask(sandbox, text)
+        after = ask(sandbox, DEAR)
+        answer = await hostile
+        assert answer.exceeded or answer.error
+        assert limit in answer.exceeded + answer.error
+        assert await after == Answer(matched=True)
+
+    in_sandbox(scene, seconds=0.3, memory=64 * 2**20)
+
+
+def test_a_hostile_owner_holds_up_nobody_else() -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        await ask(sandbox, DEAR)  # both processes are up
+        hostile = [ask(sandbox, ENDLESS, owner="hostile") for _ in range(5)]
+        for _ in range(20):
+            assert await ask(sandbox, DEAR, owner="other") == Answer(matched=True)
+        assert sum(future.done() for future in hostile) < 5, "the other one's were answered meanwhile"
+
+    in_sandbox(scene, seconds=1.0)
+
+
+def test_a_process_that_dies_is_replaced() -> None:
+    async def scene(sandbox: Sandbox) -> None:
+        await ask(sandbox, DEAR)
+        worker: Worker = sandbox._idle[0]
+        os.kill(worker._process.pid, signal.SIGKILL)
+        first = await ask(sandbox, DEAR)
+        assert first == Answer(matched=True) or first.exceeded
+        assert await ask(sandbox, DEAR) == Answer(matched=True)
+
+    in_sandbox(scene, workers=1)
+
+
+def test_a_process_has_nothing_of_the_agents_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLACKS_URL", "amqp://admin:secret@localhost")
+
+    async def scene(sandbox: Sandbox) -> None:
+        await ask(sandbox, DEAR)
+        pid = sandbox._idle[0]._process.pid
+        assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert "Max file size             0 " in limits
+
+    in_sandbox(scene, workers=1)
+
+
+# --- on the bus ------------------------------------------------------------------------------------------------------------------
+
+
+def test_order_and_decision_on_the_subscriptions_own_side(shared_agent: RunningAgent) -> None:
+    async def scene(one: Peer) -> None:
+        _, everything = await one.subscribe("//*:PhoneStatus")
+        _, dear = await one.subscribe(DEAR)
+        sent = [phone("busy" if number % 3 else "idle", str(number + 1)) for number in range(30)]
+        for body in sent:
+            assert await one.publish(Draft(body)) == ACCEPTED
+        await until(lambda: len(everything.received) == 30, "the cheap one has all")
+        await until(lambda: len(dear.received) == 20, "the dear one has what matches")
+        assert dear.bodies == [body for body in sent if b"busy" in body]
+
+    play(shared_agent, scene)
+
+
+def test_a_filter_that_keeps_exceeding_its_budget_is_suspended_and_nobody_else_waits(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"sandbox.seconds": 0.2}) as agent:
+
+        async def scene(one: Peer) -> None:
+            async with peer(agent, "guest", "guest") as other:
+                _, theirs = await other.subscribe(DEAR)
+                _, cheap = await one.subscribe("//*:PhoneStatus")
+                link, hostile = await one.subscribe(ENDLESS)
+                for _ in range(5):
+                    assert await one.publish(Draft(phone())) == ACCEPTED
+                await until(lambda: len(cheap.received) == len(theirs.received) == 5, "the others have all five")
+                await until(lambda: hostile.ended, "it is suspended")
+                condition = hostile.ended[0][0]
+                assert condition is not None
+                assert condition.info["code"] == "filter-suspended"
+                assert "0.2 s of processor time" in condition.description
+                assert not hostile.received
+                assert not link.alive
+                await until(lambda: agent.agent.broker.sandbox.exceeded == 3, "after three strikes")
+
+        play(agent, scene)
+
+
+def test_a_consumer_hears_why_its_filter_is_suspended() -> None:
+    with LocalBus(**{"sandbox.seconds": 0.1}) as bus:
+        consumer = bus.consumer(ENDLESS)
+        for _ in range(3):
+            bus.send(sample("PhoneStatus"))
+        with pytest.raises(Exception, match="suspended"):
+            consumer.join(20)
+
+
+def test_who_leaves_takes_its_questions_along(agent: RunningAgent) -> None:
+    async def scene(one: Peer) -> None:
+        link, _ = await one.subscribe(ENDLESS)
+        await one.publish(Draft(phone()))
+        link.close()
+        await until(lambda: not agent.agent.broker.subscriptions, "it is gone")
+        _, dear = await one.subscribe(DEAR)
+        await one.publish(Draft(phone()))
+        await until(lambda: dear.received, "the next one is served")
+
+    play(agent, scene)
