@@ -6,6 +6,7 @@ What the others feel in milliseconds is bench/hostile.py's; here is that they ge
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_refused_event_leaves_nothing_in_memory(name: str) -> None:
 
     def refuse(times: int) -> int:
         for _ in range(times):
-            with pytest.raises(ClacksError):
+            with contextlib.suppress(ClacksError):  # pytest.raises would keep the error, and with it the tree
                 schemas.examine(body)
             schemas.explain(body)
         gc.collect()
