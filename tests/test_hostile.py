@@ -140,7 +140,7 @@ def test_a_refused_event_leaves_nothing_in_memory(name: str) -> None:
             with contextlib.suppress(ClacksError):  # pytest.raises would keep the error, and with it the tree
                 schemas.examine(body)
             schemas.explain(body)
-        gc.collect()
+            gc.collect()
         return resident()
 
     before = refuse(3)
