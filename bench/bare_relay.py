@@ -9,9 +9,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from client import loop_factory
-
 from clacks.amqp import ACCEPTED, Connection, Options, Outcome, Receiver, ScramVerifier, Sender, serve
+from client import loop_factory
 
 WINDOW = 1000  # the agent's PUBLISHER_WINDOW
 

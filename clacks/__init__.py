@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .common.components.client import BusClient as connect  # noqa: N813
+    from .common.components.client import BusClient as connect
 
 __version__ = "0.1.0"
 

@@ -16,11 +16,10 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from samples import EVENTS, phone
-
 from clacks.amqp.codec import Described, Symbol, UInt, decode, encode
 from clacks.amqp.message import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES, VALUE
 from clacks.common.xml import Limits
+from samples import EVENTS, phone
 
 LIMITS = Limits()
 ROOM = LIMITS.size - 400  # for what stands around the nasty part

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHECKOUT, DEADLINE, AgentProcess, RunningAgent, wait_for
 
 from clacks.agent.certificates import server_context
 from clacks.agent.config import SETTINGS, load
@@ -22,6 +21,7 @@ from clacks.agent.users import make_user, read_users, write_users
 from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
 from clacks.common.errors import ClacksError
 from clacks.testing import sample
+from conftest import CHECKOUT, DEADLINE, AgentProcess, RunningAgent, wait_for
 
 # --- configuration ---------------------------------------------------------------------------------------------------------------
 

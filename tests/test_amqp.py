@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import trustme
-from support import End, resident, run, until
 
 from clacks.amqp import (
     ACCEPTED,
@@ -44,6 +43,7 @@ from clacks.amqp import (
 from clacks.amqp import connection as connection_module
 from clacks.amqp.link import OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
+from support import End, resident, run, until
 
 VERIFIER = make_verifier("secret", 4096)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import CHECKOUT, DEADLINE, RunningAgent, wait_for
 
 from clacks.cli.command import Command, json_option
 from clacks.cli.docs import ENVIRONMENT, PAGES, commands
@@ -23,6 +22,7 @@ from clacks.cli.fields import build_event
 from clacks.common.errors import EXIT_CODES, ClacksError, Problem
 from clacks.common.event import to_bytes
 from clacks.common.schema import SchemaRegistry
+from conftest import CHECKOUT, DEADLINE, RunningAgent, wait_for
 
 PROGRAMS = {"clacks": "clacks.cli", "clacks-agent": "clacks.cli.agent", "sendEvent": "clacks.cli.sendevent"}
 

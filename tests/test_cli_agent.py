@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE, AgentProcess
 
 from clacks.agent.config import SETTINGS
 from clacks.cli.agent import clacks_agent
+from conftest import DEADLINE, AgentProcess
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

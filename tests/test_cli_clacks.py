@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import CHECKOUT, DEADLINE, RunningAgent, wait_for
 from lxml import etree
 
 from clacks.cli.main import clacks
@@ -22,6 +21,7 @@ from clacks.cli.projection import Projection
 from clacks.cli.schemas import example
 from clacks.cli.sendevent import send_event
 from clacks.common.components.received import ReceivedEvent
+from conftest import CHECKOUT, DEADLINE, RunningAgent, wait_for
 
 EVENTS = CHECKOUT / "schemas/events"
 

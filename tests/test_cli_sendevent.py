@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import CHECKOUT, RunningAgent, wait_for
 from lxml import etree
 
 from clacks.cli.fields import build_event
 from clacks.cli.sendevent import send_event
 from clacks.common.components import AMQPEventConsumer
+from conftest import CHECKOUT, RunningAgent, wait_for
 
 PHONE = ["PhoneStatus", "CallerId=012345", "ReceiverId=12343424", "Status=busy"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import AgentProcess, wait_for
 
 from clacks.cli.main import clacks
+from conftest import AgentProcess, wait_for
 
 
 def user(*arguments: str, password: str = "", **environment: str) -> Result:

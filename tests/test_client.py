@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, RunningAgent, wait_for
 from lxml import etree
-from support import run, until
 
 import clacks
 from clacks.agent.users import make_user
@@ -25,6 +23,8 @@ from clacks.common.components.url import parse_url, parse_urls
 from clacks.common.errors import ClacksError
 from clacks.common.event import EventMaker
 from clacks.testing import LocalBus, sample
+from conftest import DEADLINE, RunningAgent, wait_for
+from support import run, until
 
 BUSY = "//*:PhoneStatus[*:Status = 'busy']"
 

@@ -136,7 +136,7 @@ def test_we_read_what_proton_writes() -> None:
 
 def test_proton_reads_what_we_write() -> None:
     draft = Draft(
-        b"<Event/>", Properties(message_id="m", user_id=b"u", to="t", reply_to="r", correlation_id=5, content_type="text/xml", creation_time=1),
+        b"<Event/>", Properties("m", b"u", "t", reply_to="r", correlation_id=5, content_type="text/xml", creation_time=1),
         {"flag": True, "big": 2**40, "text": "ä"}, {"x-opt-clacks-id": "1"}, ttl=1500,
     )  # fmt: skip
     theirs = proton.Message()

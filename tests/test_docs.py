@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHECKOUT, DEADLINE, AgentProcess, wait_for
 from lxml import etree
-from test_foreign_rhea import rhea  # noqa: F401  (a fixture)
 
 from clacks.testing import LocalBus, sample
 from clacks.xquery import FilterError, compile_filter
+from conftest import CHECKOUT, DEADLINE, AgentProcess, wait_for
+from test_foreign_rhea import rhea  # noqa: F401  (a fixture)
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md")])
 MARK = re.compile(r"<!-- (not run|file|in a terminal of its own|output)(?:: (.+))? -->")

@@ -172,9 +172,7 @@ def test_the_guides_event() -> None:
 def test_values_none_lists_and_attributes() -> None:
     e = EventMaker()
     made = e.A(e.B(True), None, e.C(None), [e.D(1), e.D(2)], e.E([1, 2]), name="x", self=3, left_out=None)
-    assert to_bytes(made) == (
-        f'<A xmlns="{EVENTS}" name="x" self="3"><B>true</B><D>1</D><D>2</D><E>1 2</E></A>'.encode()
-    )
+    assert to_bytes(made) == (f'<A xmlns="{EVENTS}" name="x" self="3"><B>true</B><D>1</D><D>2</D><E>1 2</E></A>'.encode())
     assert e.C(None) is None
     assert to_bytes(e("has-hyphen", "a", e.b(), "c")) == f'<has-hyphen xmlns="{EVENTS}">a<b/>c</has-hyphen>'.encode()
     assert to_bytes(EventMaker(namespace="urn:x").A()) == b'<A xmlns="urn:x"/>'
@@ -195,9 +193,12 @@ def test_a_checked_maker_makes_the_same_event(e: EventMaker) -> None:
     free = EventMaker()
     for maker in (e, free):
         event = maker.Event(maker.NodeStatus(maker.Id("a"), maker.Load(0.5), maker.Latency(0), maker.Workers(2), maker.Indexed(True)))
-        assert to_bytes(event) == (
-            f"{HEAD}<NodeStatus><Id>a</Id><Load>0.5</Load><Latency>0</Latency><Workers>2</Workers><Indexed>true</Indexed></NodeStatus></Event>"
-        ).encode()
+        assert (
+            to_bytes(event)
+            == (
+                f"{HEAD}<NodeStatus><Id>a</Id><Load>0.5</Load><Latency>0</Latency><Workers>2</Workers><Indexed>true</Indexed></NodeStatus></Event>"
+            ).encode()
+        )
 
 
 def test_a_checked_maker_writes_a_value_for_its_type(e: EventMaker) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, RunningAgent
 from proton import ConnectionException, Delivery, Described, Event, Link, Message, symbol, ulong
 from proton.handlers import MessagingHandler
 from proton.reactor import AtMostOnce, Container, Filter
 from proton.utils import BlockingConnection, LinkDetached, SendException, SyncRequestResponse
+
+from conftest import DEADLINE, RunningAgent
 from samples import EVENTS, leave, phone, puppet_report
 
 DOMAIN = "org.clacks"

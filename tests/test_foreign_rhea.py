@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import DEADLINE, RunningAgent
 from samples import EVENTS, event, leave, phone, puppet_report
 

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import AgentProcess, RunningAgent, wait_for
-from hostility import KINDS, Endless, Hostile, encoded
-from samples import leave
-from support import End, resident, until
 
 from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Message, Outcome, Rejected, Terminus, connect
 from clacks.common.errors import ClacksError
 from clacks.common.schema import SchemaRegistry
+from conftest import AgentProcess, RunningAgent, wait_for
+from hostility import KINDS, Endless, Hostile, encoded
+from samples import leave
+from support import End, resident, until
 
 EVENTS_OF_THE_BYSTANDER = 40
 

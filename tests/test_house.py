@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
 
 from clacks.common.errors import ERRORS, EXIT_CODES
+from conftest import CHECKOUT
 
 PACKAGE = CHECKOUT / "clacks"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
 from conftest import CHECKOUT, AgentProcess
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]

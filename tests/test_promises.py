@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from conftest import RunningAgent
-from support import DEADLINE, End, until
 
 from clacks.amqp import (
     ACCEPTED,
@@ -30,6 +28,8 @@ from clacks.amqp import (
 )  # fmt: skip
 from clacks.amqp.codec import encode
 from clacks.testing import sample
+from conftest import RunningAgent
+from support import DEADLINE, End, until
 
 DOMAIN = "org.clacks"
 XQUERY = Symbol("apache.org:xquery-filter:string")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import RunningAgent
-from support import run
 
 from clacks.common.components.client import BusClient
 from clacks.common.components.proxy import AMQPServiceProxy
 from clacks.common.errors import ClacksError
+from conftest import RunningAgent
+from support import run
 
 EVENTS = "http://www.gonicus.de/Events"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunningAgent
-from support import run, until
-from test_promises import Peer, peer, phone, play
 
 from clacks.agent.sandbox import Answer, Budget, Job, Sandbox, Worker
 from clacks.amqp import ACCEPTED, Draft
 from clacks.testing import LocalBus, sample
+from conftest import RunningAgent
+from support import run, until
+from test_promises import Peer, peer, phone, play
 
 # Dear by its form, quick in fact: two nested loops over the event.
 DEAR = "for $a in //*, $b in //* where $a/*:Status = 'busy' and $b/*:CallerId > 0 return $a"

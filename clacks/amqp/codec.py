@@ -126,8 +126,8 @@ def _list(width: int) -> _Reader:
     return read
 
 
-# What a map's key may be: texts and bytes hash with a secret, and of 64-bit integers at most nine have the same hash. Of UUIDs and described
-# values anybody can make a hundred thousand that have, and a map of 4,000 such keys took half a second to build.
+# What a map's key may be: texts and bytes hash with a secret, and of 64-bit integers at most nine have the same hash. Of UUIDs and
+# described values anybody can make a hundred thousand that have, and a map of 4,000 such keys took half a second to build.
 _KEYS: Final = frozenset({str, Symbol, bytes, bool, int, UByte, UInt, ULong, Timestamp, type(None)})
 
 
