@@ -167,7 +167,7 @@ class _Explainer:
             if not frames or not isinstance(right, s.Step):
                 return
         else:
-            right = expr  # type: ignore[assignment]
+            right = expr
         predicates = right.predicates if isinstance(right, (s.Step, s.Postfix)) else ()
         bare: s.Expr = replace(right, predicates=()) if isinstance(right, s.Step) else right.base if isinstance(right, s.Postfix) else right
         nodes = self.items(bare, frames)
@@ -186,7 +186,7 @@ class _Explainer:
 
     def _end(self, step: Any) -> int:
         """The end of a step's name, which no span tells."""
-        text, at = self.module.text, step.at
+        text, at = self.module.text, int(step.at)
         while at < len(text) and text[at] not in "[]()=<>!, \t\r\n" and not (text[at] == "/" and at > step.at):
             at += 1
         return at

@@ -121,7 +121,7 @@ def _flwor_evaluate(self: Any, context: Any = None) -> Any:
 
 
 for _symbol in ("for", "let"):
-    _token_class = FilterParser.register(_symbol, lbp=20, rbp=20, label="expression", nud=_flwor_nud, select=_flwor_select,
+    _token_class = FilterParser.register(_symbol, lbp=0, rbp=0, label="expression", nud=_flwor_nud, select=_flwor_select,
                                          evaluate=_flwor_evaluate)  # fmt: skip
 
 
