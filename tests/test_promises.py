@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from clacks.agent import intake
+from clacks.agent.broker import inlet
 from clacks.amqp import (
     ACCEPTED,
+    RELEASED,
     AmqpError,
     Connection,
     Credentials,
@@ -395,6 +398,45 @@ def test_one_publishers_events_keep_their_order_large_ones_among_them(shared_age
         assert [number for number, _ in outcomes.outcomes] == sorted(number for number, _ in outcomes.outcomes)
 
     play(shared_agent, scene)
+
+
+def test_a_publisher_of_large_events_has_to_wait_and_costs_a_bounded_amount(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not being worked on stays in the engine, and there the session's window bounds it."""
+    size, most = 100_000, []
+    monkeypatch.setattr(inlet, "WORK_LIMIT", 3 * size)
+    begin = inlet.Inlet.begin
+
+    def counting(self: inlet.Inlet, size: int) -> None:
+        begin(self, size)
+        most.append(self._work)
+
+    monkeypatch.setattr(inlet.Inlet, "begin", counting)
+
+    async def scene(one: Peer) -> None:
+        _, end = await one.subscribe("//*:PhoneStatus")
+        link = await one.connection.attach_sender(Terminus(DOMAIN))
+        link.handler = outcomes = End()
+        sent = [phone(caller=str(number).rjust(size, "0")) for number in range(40)]
+        for body in sent:
+            await until(lambda: link.sendable, "room")
+            link.send(Draft(body).encode())
+        await until(lambda: len(outcomes.outcomes) == len(end.received) == len(sent), "all are settled")
+        assert {outcome for _, outcome in outcomes.outcomes} == {ACCEPTED}
+        assert end.bodies == sent
+
+    play(agent, scene)
+    assert size < max(most) <= 4 * (size + 1000)
+
+
+def test_an_agent_with_too_much_to_do_says_released(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "WAITING_LIMIT", 150_000)
+
+    async def scene(one: Peer) -> None:
+        assert await one.publish(Draft(phone(caller="1" * 100_000))) == ACCEPTED
+        assert await one.publish(Draft(phone(caller="1" * 200_000))) == RELEASED
+        assert await one.publish(Draft(phone())) == ACCEPTED
+
+    play(agent, scene)
 
 
 def test_an_expired_event_is_not_delivered(agent: RunningAgent) -> None:

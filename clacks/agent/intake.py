@@ -23,6 +23,8 @@ Done = Callable[[ClacksError | None], None]
 # Explanations waiting for the worker; beyond that an invalid event is refused with its short reason, so that a flood of nonsense
 # keeps its publisher waiting and nobody else.
 EXPLANATIONS: Final = 64
+# Bytes of events that wait for a worker, of all publishers together: seconds of work. Beyond that a publisher is told to try again.
+WAITING_LIMIT: Final = 128 * 2**20
 
 
 class Driver(Protocol):
@@ -50,12 +52,17 @@ class Intake:
         # Two: one long parse must not hold up every other publisher's large events; more would only fight for the two cores.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="clacks-examine")
         self._explaining = 0
+        self._waiting = 0
         self.published = 0
         self.refused = 0
 
     def submit(self, incoming: Incoming, lane: Lane, done: Done) -> None:
         """Take one event. `done` is called exactly once, maybe before this returns: with None, or with the refusal."""
         if lane.waiting or self._bus.needs_worker(incoming):
+            if self._waiting + len(incoming.body) > WAITING_LIMIT:
+                self.refuse(ClacksError("bus-overloaded"), incoming.user, incoming.origin, done)
+                return
+            self._waiting += len(incoming.body)
             lane.waiting.append((incoming, done))
             if len(lane.waiting) == 1:
                 self._next(lane)
@@ -92,11 +99,11 @@ class Intake:
         try:
             self._decide(incoming, examined, done)
         finally:
-            lane.waiting.popleft()
+            self._waiting -= len(lane.waiting.popleft()[0].body)
             while lane.waiting and not self._bus.needs_worker(lane.waiting[0][0]):
                 small, small_done = lane.waiting[0]
                 self._decide(small, None, small_done)
-                lane.waiting.popleft()
+                self._waiting -= len(lane.waiting.popleft()[0].body)
             if lane.waiting:
                 self._next(lane)
 

@@ -257,6 +257,7 @@ class Receiver(Link):
         self._unsettled: dict[int, Any] = {}
         self._scratch = connection.scratch
         self._partial: bytearray | None = None
+        self.paused = False
         self._window = self._half = 0
         self._credit = 0
         self._max_size = connection.options.max_message_size
@@ -278,6 +279,21 @@ class Receiver(Link):
         """Deliveries received and not settled."""
         return len(self._unsettled)
 
+    def pause(self) -> None:
+        """Leave what comes in the engine; once the session's capacity (2.5.6) is used up the peer has to wait."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on with what has come meanwhile."""
+        self.paused = False
+        while self.alive and not self.paused:
+            delivery = lib.pn_link_current(self._pointer)
+            if not delivery:
+                return
+            self._read(delivery)
+            if self.alive and self._partial is not None:
+                return  # the rest of it will be an event of its own
+
     def settle(self, number: int, outcome: Outcome) -> bool:
         """Tell the peer what became of a delivery. False if there is no such delivery (any more)."""
         delivery = self._unsettled.get(number)
@@ -297,7 +313,8 @@ class Receiver(Link):
 
     def on_delivery(self, delivery: Any) -> None:
         if _readable(delivery):
-            self._read(delivery)
+            if not self.paused:
+                self._read(delivery)
         elif lib.pn_delivery_updated(delivery) and _settled(delivery):
             number = next((number for number, known in self._unsettled.items() if known == delivery), None)
             if number is not None:  # settled by its sender before we did (rcv-settle-mode second, or a sender that gave up)

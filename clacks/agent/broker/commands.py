@@ -11,20 +11,22 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ...amqp import ACCEPTED, CodecError, Condition, Draft, Link, Message, Outcome, Properties, Receiver, Rejected, Sender
+from ...amqp import ACCEPTED, CodecError, Condition, Draft, Message, Properties, Receiver, Rejected
 from ...common.errors import ClacksError
 from ..command import CommandRegistry
 from .addresses import Address
+from .inlet import Inlet
 from .subscription import Subscription
 
 log = logging.getLogger("clacks.command")
 
 
-class CommandLink:
+class CommandLink(Inlet):
     """The handler of a link that commands come in on."""
 
     def __init__(self, commands: CommandRegistry, replies: Mapping[str, Subscription], address: Address, link: Receiver) -> None:
         """Raises ClacksError address-unknown if this agent does not serve the address."""
+        super().__init__(link)
         commands.check(address.name, address.node)
         self._commands = commands
         self._replies = replies
@@ -50,11 +52,18 @@ class CommandLink:
             return
         if not settled:
             link.settle(number, ACCEPTED)
+        self.begin(len(encoded))
         task = asyncio.get_running_loop().create_task(self._run(message, request, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, message: Message, request: dict[str, Any] | ClacksError, reply: Subscription | None) -> None:
+        try:
+            await self._answer(message, request, reply)
+        finally:
+            self.finish(len(message.encoded))
+
+    async def _answer(self, message: Message, request: dict[str, Any] | ClacksError, reply: Subscription | None) -> None:
         result, error, request_id = None, None, None
         if isinstance(request, ClacksError):
             error = request
@@ -91,14 +100,6 @@ class CommandLink:
         log.info("command rejected", extra={"user": self._user, "code": error.code, "reason": str(error)})
         if not settled:
             link.settle(number, Rejected(Condition(error.condition, str(error), error.to_json())))
-
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
-
-    def credit(self, link: Sender) -> None:
-        raise AssertionError("a receiver has no credit to spend")
-
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        raise AssertionError("a receiver's deliveries have no outcome to wait for")
 
 
 def read_request(body: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from ...amqp import (
     Condition,
     Connection,
     Described,
-    Link,
     Outcome,
     Receiver,
     Rejected,
@@ -40,6 +39,7 @@ from ..sandbox import Budget, Sandbox
 from .addresses import Address, event_address, parse_address, reply_address
 from .commands import CommandLink
 from .envelope import Stamp, bare_message, header, incoming_event
+from .inlet import Inlet
 from .subscription import Subscription
 
 log = logging.getLogger("clacks.broker")
@@ -200,10 +200,11 @@ class EmbeddedBroker:
         await self.sandbox.close()
 
 
-class Publisher:
+class Publisher(Inlet):
     """The handler of a link that events come in on."""
 
     def __init__(self, broker: EmbeddedBroker, link: Receiver) -> None:
+        super().__init__(link)
         self._broker = broker
         self._intake = broker.intake
         self._lane = Lane()
@@ -211,10 +212,14 @@ class Publisher:
         self._origin = f"amqp {_peer(link.connection)}"
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        size = len(encoded)
+
         def done(error: ClacksError | None) -> None:
+            self.finish(size)
             if not settled:
                 link.settle(number, ACCEPTED if error is None else as_outcome(error))
 
+        self.begin(size)
         if not self._broker.accepting:
             done(ClacksError("bus-stopping"))
             return
@@ -226,14 +231,6 @@ class Publisher:
             self._intake.refuse(ClacksError("event-body-type", found=f"no message ({error})"), self._user, self._origin, done)
         else:
             self._intake.submit(incoming, self._lane, done)
-
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
-
-    def credit(self, link: Sender) -> None:
-        raise AssertionError("a receiver has no credit to spend")
-
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        raise AssertionError("a receiver's deliveries have no outcome to wait for")
 
 
 class Relay(Publisher):

@@ -20,6 +20,9 @@ USER: Final = "x-opt-clacks-user"
 TIME: Final = "x-opt-clacks-time"
 _RESERVED: Final = "x-opt-clacks-"
 
+# What a value section may hold instead of text, in the words of its sender.
+_KINDS: Final = ((bool, "a boolean"), (int | float, "a number"), (list, "a list"), (dict, "a map"))
+
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 # What a value section may hold instead of text, in the words of its sender.
@@ -43,7 +46,8 @@ def incoming_event(message: Message, user: str, origin: str, now: float) -> Inco
         if body is None:
             raise ClacksError("event-empty")
         if not isinstance(body, str):
-            raise ClacksError("event-body-type", found=f"a {type(body).__name__}")
+            found = next((name for kind, name in _KINDS if isinstance(body, kind)), "of a type that carries no text")
+            raise ClacksError("event-body-type", found=found)
         body = to_bytes(body)
     return Incoming(body, user, message.bare, user_id, variables, annotations, ttl, origin)
 
