@@ -83,7 +83,7 @@ class CommandLink(Inlet):
             answer = json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
         correlation = properties.correlation_id if properties.correlation_id is not None else properties.message_id
         draft = Draft(answer, Properties(to=reply.address, correlation_id=correlation, content_type="application/json"))
-        reply.offer(draft.encode())
+        reply.offer((draft.encode(), 0.0, None))
 
     def _reply_to(self, message: Message) -> Subscription | None:
         address = message.properties.reply_to

@@ -180,10 +180,13 @@ class EmbeddedBroker:
             if ttl is not None:
                 encoded = header(ttl) + encoded
                 expires = self._loop.time() + ttl
+            message = (encoded, expires, None)
             for subscription in routed.matched:
-                subscription.offer(encoded, expires)
-            for subscription in routed.undecided:
-                subscription.offer_undecided(encoded, expires, incoming)
+                subscription.offer(message)
+            if routed.undecided:
+                question = (encoded, expires, incoming)
+                for subscription in routed.undecided:
+                    subscription.offer(question)
         done(None)
 
     # --- stopping ---
