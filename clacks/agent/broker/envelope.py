@@ -20,9 +20,6 @@ USER: Final = "x-opt-clacks-user"
 TIME: Final = "x-opt-clacks-time"
 _RESERVED: Final = "x-opt-clacks-"
 
-# What a value section may hold instead of text, in the words of its sender.
-_KINDS: Final = ((bool, "a boolean"), (int | float, "a number"), (list, "a list"), (dict, "a map"))
-
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 # What a value section may hold instead of text, in the words of its sender.
