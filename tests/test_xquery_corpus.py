@@ -17,7 +17,7 @@ import pytest
 from lxml import etree
 
 from clacks.xquery import FilterError, FilterIndex, compile_filter, saxon
-from clacks.xquery.evaluate import Event
+from clacks.xquery.frames import Event
 from clacks.xquery.module import parse
 
 FOLDER = Path(__file__).parent / "filters"

@@ -8,7 +8,7 @@ import pytest
 from lxml import etree
 
 from clacks.xquery import FilterError, compile_filter, engines, fallback, saxon, template
-from clacks.xquery.evaluate import Event
+from clacks.xquery.frames import Event
 from clacks.xquery.module import parse
 
 

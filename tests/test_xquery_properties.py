@@ -1,6 +1,6 @@
 """Random schemas, events and filters: the index answers as each filter does by itself, and each filter as the full engine does.
 
-A longer run: `python tests/test_xquery_properties.py 100000` (examples; each is a schema, three events and a dozen filters).
+A longer run: `python tests/test_xquery_properties.py 100000 [first seed]` (examples; each is a schema, three events and a dozen filters).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import sys
 from collections import Counter
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
 from clacks.xquery import Filter, FilterError, FilterIndex, compile_filter, saxon
-from clacks.xquery.evaluate import Event
+from clacks.xquery.frames import Event
 from clacks.xquery.module import parse
 
 NAMESPACE = "http://www.gonicus.de/Events"
@@ -235,23 +235,25 @@ def check(seed: random.Random, seen: Counter[str] | None = None) -> None:
             assert (text in matched) == (alone is True), f"the index says {text in matched}{told}"
             if saxon.available():
                 oracle = full(text, document)
-                # Where an operand fails an engine may answer or fail (XPath 3.1 section 2.3.4): ours answers when it can, and the full
-                # engine also where the static type of the operand of `instance of` decides.
-                free = (alone is True and isinstance(oracle, str)) or ("instance of" in text and isinstance(alone, str))
+                # Where an operand fails an engine may answer or fail (XPath 3.1 section 2.3.4). Ours answers when it can; the full
+                # engine knows static types besides, by which it sometimes need not look at the operand.
+                free = isinstance(oracle if alone is True else alone, str)
                 assert (alone is True) == (oracle is True) or free, f"the full engine says {oracle}{told}"
                 if seen is not None:
                     seen[f"{one.tier}, {one.cost}"] += 1
                     seen["matched" if alone is True else "failed" if isinstance(alone, str) else "not matched"] += 1
                     seen["answered where the full engine fails"] += alone is True and isinstance(oracle, str)
+                    seen["failed where the full engine answers"] += oracle is True and isinstance(alone, str)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+# A seed cannot be made smaller, so nothing is shrunk.
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
 @given(st.randoms(use_true_random=False))
 def test_the_index_answers_as_each_filter_and_each_filter_as_the_full_engine(chance: random.Random) -> None:
     check(chance)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
 @given(st.randoms(use_true_random=False))
 def test_adding_and_removing_in_any_order_leaves_the_index_as_if_never_added(chance: random.Random) -> None:
     maker = Maker(chance)
@@ -278,7 +280,8 @@ def test_adding_and_removing_in_any_order_leaves_the_index_as_if_never_added(cha
 
 if __name__ == "__main__":
     counts: Counter[str] = Counter()
-    for number in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000):
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for number in range(first, first + (int(sys.argv[1]) if len(sys.argv) > 1 else 1_000)):
         try:
             check(random.Random(number), counts)
         except AssertionError as failure:

@@ -12,7 +12,9 @@ from typing import Any, Final
 from . import syntax as s
 from .compare import compare
 from .errors import FilterError
-from .evaluate import Closure, Compiler, Frame
+from .evaluate import Compiler
+from .frames import Frame
+from .lenient import Closure
 from .names import ERR
 from .sequences import identity, same
 from .values import Untyped
@@ -21,21 +23,44 @@ Frames = Callable[[list[Frame]], list[Frame]]
 
 
 def results(compiler: Compiler, expr: s.Flwor) -> Callable[[Frame], Iterator[list[Any]]]:
-    """What a FLWOR gives, tuple by tuple: up to the first clause that needs all tuples, later ones wait until somebody asks."""
+    """What a FLWOR gives, tuple by tuple: up to the first clause that needs all tuples, later ones wait until somebody asks.
+
+    The failure of one item of a `for` is raised behind the others, for whoever has not had enough by then.
+    """
     if not all(isinstance(clause, (s.For, s.Let, s.Where)) for clause in expr.clauses):
         whole = flwor(compiler, expr)
         return lambda frame: iter([whole(frame)])
-    clauses: list[Frames] = [_CLAUSES[type(clause)](compiler, clause, ()) for clause in expr.clauses]
+    clauses = [_lazily(compiler, clause) for clause in expr.clauses]
     result = compiler.sequence(expr.result)
 
-    def run(frames: list[Frame], depth: int) -> Iterator[list[Any]]:
+    def run(frames: Iterator[Frame], depth: int) -> Iterator[list[Any]]:
         for frame in frames:
             if depth == len(clauses):
                 yield result(frame)
             else:
-                yield from run(clauses[depth]([frame]), depth + 1)
+                yield from run(clauses[depth](frame), depth + 1)
 
-    return lambda frame: run([frame], 0)
+    return lambda frame: run(iter([frame]), 0)
+
+
+def _lazily(compiler: Compiler, clause: s.Expr) -> Callable[[Frame], Iterator[Frame]]:
+    if not isinstance(clause, s.For) or clause.allowing_empty:
+        whole: Frames = _CLAUSES[type(clause)](compiler, clause, ())
+        return lambda frame: iter(whole([frame]))
+    source, check, name, counter = compiler.lenient(clause.source), compiler.matcher(clause.type), clause.name, clause.counter
+
+    def bind(frame: Frame) -> Iterator[Frame]:
+        items, failure = source(frame)
+        if failure is not None and counter is not None:
+            raise failure  # nobody knows the places of those behind it
+        for place, item in enumerate(items, 1):
+            check([item])
+            one = frame.bound(name, [item])
+            yield one if counter is None else one.bound(counter, [place])
+        if failure is not None:
+            raise failure
+
+    return bind
 
 
 def flwor(compiler: Compiler, expr: s.Flwor) -> Closure:

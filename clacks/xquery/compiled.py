@@ -12,16 +12,18 @@ from decimal import Decimal
 from typing import Any
 
 from . import syntax as s
+from .atoms import NO
 from .cost import analyse
 from .dates import parse_datetime
 from .engines import Engine, full_engine
 from .errors import FilterError
-from .evaluate import Compiler, Event, Frame
+from .evaluate import Compiler
+from .frames import Event, Frame
 from .instance import describe, matches
 from .module import Module, Variable
 from .names import shown
-from .needs import NO, Plan, plan
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
+from .plans import Plan, plan
 from .static import check
 from .values import RANGES, AnyURI
 

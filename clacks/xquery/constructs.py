@@ -11,13 +11,15 @@ from typing import Any, Final
 from . import syntax as s
 from .arithmetic import arithmetic, negate
 from .axes import Stepper
+from .call_makers import call, truth, type_expr
 from .clause_makers import flwor, quantified, switch, try_catch, typeswitch
 from .errors import FilterError
-from .evaluate import MAX_CALLS, MAX_RANGE, Closure, Compiler, Frame, Test, is_boolean, uses_position
-from .names import FN, XS, split
+from .evaluate import MAX_RANGE, Compiler
+from .frames import Frame
+from .lenient import Closure
+from .properties import is_boolean, uses_position
 from .tree import Node, in_order
-from .types import ATOMIC
-from .values import Untyped, cast, double, is_numeric, string_of, to_double
+from .values import Untyped, cast, string_of
 
 Onwards = Callable[[Frame, list[Any]], list[Any]]
 
@@ -208,17 +210,13 @@ def _set_operation(compiler: Compiler, expr: s.SetOp) -> Closure:
 # --- operators -----------------------------------------------------------------------------------------------------------------------
 
 
-def _truth(test: Test) -> Closure:
-    return lambda frame: [test(frame)]
-
-
 def _boolean(compiler: Compiler, expr: s.Expr) -> Closure:
-    return _truth(compiler.boolean(expr))
+    return truth(compiler.boolean(expr))
 
 
 def _compare(compiler: Compiler, expr: s.Compare) -> Closure:
     if expr.kind == "general":
-        return _truth(compiler.boolean(expr))
+        return truth(compiler.boolean(expr))
     if expr.kind == "node":
         return _node_comparison(compiler, expr)
     left, right, test = compiler.single(expr.left), compiler.single(expr.right), compiler.boolean(expr)
@@ -297,149 +295,10 @@ def _if(compiler: Compiler, expr: s.If) -> Closure:
     return lambda frame: then(frame) if condition(frame) else otherwise(frame)
 
 
-# --- types ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _type_expr(compiler: Compiler, expr: s.TypeExpr) -> Closure:
-    from .instance import describe, matches
-
-    wanted = expr.type
-    if expr.op in ("cast", "castable"):
-        return _cast(compiler, expr.operand, wanted.item.name, wanted.occurrence == "?", expr.op == "castable")
-    items = compiler.sequence(expr.operand)
-    if expr.op == "instance":
-        return lambda frame: [matches(items(frame), wanted)]
-
-    def treat(frame: Frame) -> list[Any]:
-        found = items(frame)
-        if not matches(found, wanted):
-            raise FilterError("XPDY0050", f"The value is not of type {describe(wanted)}")
-        return found
-
-    return treat
-
-
-def _cast(compiler: Compiler, operand: s.Expr, target: str, optional: bool, only_ask: bool) -> Closure:
-    atoms = compiler.atoms(operand)
-
-    def convert(frame: Frame) -> list[Any]:
-        found = atoms(frame)
-        if not found and optional:
-            return []
-        if len(found) != 1:
-            raise FilterError("XPTY0004", f"A cast takes one value, not {len(found)}")
-        return [cast(found[0], target)]
-
-    if not only_ask:
-        return convert
-
-    def ask(frame: Frame) -> list[Any]:
-        found = atoms(frame)
-        if len(found) != 1:
-            return [not found and optional]
-        try:
-            cast(found[0], target)
-        except FilterError:
-            return [False]
-        return [True]
-
-    return ask
-
-
-# --- functions -----------------------------------------------------------------------------------------------------------------------
-
-
-def _call(compiler: Compiler, expr: s.Call) -> Closure:
-    uri, local = split(expr.name)
-    args = [one for one in expr.args if one is not None]
-    if (expr.name, len(args)) in compiler.functions:
-        return _declared(compiler, expr, args)
-    if uri == XS and local in ATOMIC:
-        return _cast(compiler, args[0], local, True, False)
-    if uri == FN and local in _FOCUS:
-        return _FOCUS[local]
-    if uri == FN and local in ("not", "boolean", "exists", "empty"):
-        return _truth(compiler.boolean(expr))
-    call = compiler.call(expr)
-
-    def ask(frame: Frame) -> list[Any]:
-        found = call(frame)
-        if found is None:
-            return []
-        return found if type(found) is list else [found]
-
-    return ask
-
-
-_FOCUS: Final[dict[str, Closure]] = {
-    "position": lambda frame: [frame.position], "last": lambda frame: [frame.size], "true": lambda frame: [True],
-    "false": lambda frame: [False], "current-dateTime": lambda frame: [frame.event.now],
-    "current-date": lambda frame: [frame.event.now.cast("date")], "current-time": lambda frame: [frame.event.now.cast("time")],
-}  # fmt: skip
-
-
-def _declared(compiler: Compiler, expr: s.Call, args: list[s.Expr]) -> Closure:
-    """A function of the prolog (section 4.18); its body is compiled at its first call, for it may call itself."""
-    function = compiler.functions[expr.name, len(args)]
-    given = [compiler.sequence(one) for one in args]
-    converters = [conversion(compiler, kind) for _, kind in function.params]
-    names = [name for name, _ in function.params]
-    result = conversion(compiler, function.result)
-    bodies = compiler.declared
-
-    def ask(frame: Frame) -> list[Any]:
-        body = bodies.get((expr.name, len(args)))
-        if body is None:
-            body = bodies[expr.name, len(args)] = compiler.sequence(function.body)
-        inner = frame.inner(None)
-        event = frame.event
-        values = [convert(one(frame)) for convert, one in zip(converters, given, strict=True)]
-        inner.vars = {**frame.globals, **dict(zip(names, values, strict=True))}
-        event.calls += 1
-        try:
-            if event.calls > MAX_CALLS:
-                raise FilterError("CLXQ0004", f"Functions call each other more than {MAX_CALLS} deep")
-            return result(body(inner))  # type: ignore[no-any-return]
-        finally:
-            event.calls -= 1
-
-    return ask
-
-
-def conversion(compiler: Compiler, wanted: s.SequenceType | None) -> Any:
-    """The function conversion rules (XPath 3.1 section 3.1.5.2) towards a declared type."""
-    check = compiler.matcher(wanted)
-    if wanted is None or wanted.item.kind != "atomic":
-
-        def keep(items: list[Any]) -> list[Any]:
-            check(items)
-            return items
-
-        return keep
-    target = wanted.item.name
-
-    def convert(items: list[Any]) -> list[Any]:
-        from .values import atomize
-
-        found = [_promote(one, target) for one in atomize(items)]
-        check(found)
-        return found
-
-    return convert
-
-
-def _promote(value: Any, target: str) -> Any:
-    if type(value) is Untyped and target not in ("untypedAtomic", "anyAtomicType"):
-        return to_double(value) if target == "numeric" else cast(value, target)
-    if target == "double" and is_numeric(value):
-        return double(value)
-    return str(value) if target == "string" and type(value).__name__ == "AnyURI" else value
-
-
 MAKERS: Final[dict[type, Any]] = {
     s.Literal: _literal, s.Param: _param, s.Sequence: _sequence, s.VarRef: _variable, s.ContextItem: _context_item, s.Doc: _doc,
     s.Root: _root, s.Step: _step, s.Slash: _slash, s.Postfix: _postfix, s.SimpleMap: _simple_map, s.Union: _union,
     s.SetOp: _set_operation, s.And: _boolean, s.Or: _boolean, s.Compare: _compare, s.Arith: _arith, s.Unary: _unary,
-    s.Concat: _concat, s.Range: _range, s.If: _if, s.TypeExpr: _type_expr, s.Call: _call, s.Flwor: flwor, s.Quantified: quantified,
+    s.Concat: _concat, s.Range: _range, s.If: _if, s.TypeExpr: type_expr, s.Call: call, s.Flwor: flwor, s.Quantified: quantified,
     s.Switch: switch, s.Typeswitch: typeswitch, s.Try: try_catch,
 }  # fmt: skip

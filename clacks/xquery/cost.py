@@ -2,11 +2,6 @@
 
 A small abstract interpretation. For each expression it bounds how many items it gives, how much text they hold, and how far its work
 reaches from the focus or the loop it stands in. What cannot be proven linear is dear; nothing is ever measured.
-
-The reach of an expression says what a loop around it costs: CONSTANT work adds up to the number of turns; LOCAL work (children,
-attributes) belongs to one node only, so that over distinct nodes it adds up to the size of the event; SUBTREE work does so over nodes of
-which none contains another; WHOLE work does not: a loop around it is dear. The string value of an element counts as local: added up over
-all elements it is at most the size of the event times its depth, which libxml2 keeps under 256.
 """
 
 from __future__ import annotations
@@ -16,48 +11,29 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from . import syntax as s
+from .bounds import (
+    CONSTANT,
+    GROWTH,
+    LOCAL,
+    MAX_CONSTANT,
+    MAX_FACTOR,
+    MAX_LOOKED_AT,
+    NODE_ITEM,
+    REGEX,
+    SAME,
+    SMALL,
+    SUBTREE,
+    WHOLE,
+    Cost,
+    Dear,
+    consumed,
+)
 from .errors import FilterError
-from .evaluate import absolute, is_boolean, uses_position
 from .functions import FUNCTIONS
 from .module import Module
 from .names import FN, XS, split
+from .properties import absolute, is_boolean, uses_position
 from .regex import linear
-
-CONSTANT, LOCAL, SUBTREE, WHOLE = 0, 1, 2, 3
-
-# Bounds on the factors: 200 times the event, and 100,000 items or characters that do not depend on it, take a few milliseconds at the
-# usual size of an event. Chains of `let $b := concat($a, $a)` reach them after eight links.
-MAX_FACTOR: Final = 200
-MAX_CONSTANT: Final = 100_000
-# How many expressions the analysis looks at; calls of declared functions are followed, and could be many.
-MAX_LOOKED_AT: Final = 20_000
-
-
-class Dear(Exception):
-    """Why a filter is dear, and where."""
-
-    def __init__(self, at: int, reason: str) -> None:
-        self.at = at
-        self.reason = reason
-        super().__init__(reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Bounds: `items` + `many` times the event in items, `text` + `texts` times the event in characters, `work` likewise.
-
-    `shape`: flat (distinct nodes, none inside another), nested (distinct nodes), other. `strings`: all items compare as strings.
-    """
-
-    items: float = 1
-    many: float = 0
-    text: float = 20
-    texts: float = 0
-    work: float = 1
-    works: float = 0
-    reach: int = CONSTANT
-    shape: str = "other"
-    strings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +45,6 @@ class _Scope:
     focus_loop: int
     loop: int
 
-
-_NODE_ITEM: Final = Cost(1, 0, 0, 1, 1, 0, CONSTANT, "flat", True)
-
-# Functions whose result is one small value whatever they are given, by what they do with their arguments.
-_SMALL: Final = frozenset(
-    "true false position last count exists empty not boolean contains starts-with ends-with matches number string-length sum avg max min"  # noqa: SIM905
-    " round abs floor ceiling round-half-to-even compare codepoint-equal contains-token deep-equal has-children lang dateTime"
-    " current-dateTime current-date current-time implicit-timezone default-collation".split()
-)
-_SAME: Final = frozenset(
-    ("data", "unordered", "zero-or-one", "one-or-more", "exactly-one", "head", "tail", "subsequence", "reverse", "remove")
-)
-# How much longer a text can become: encode-for-uri writes up to twelve characters for one, normalize-unicode up to eighteen.
-_GROWTH: Final = {"encode-for-uri": 12, "iri-to-uri": 12, "escape-html-uri": 12, "normalize-unicode": 18, "upper-case": 3, "lower-case": 3}
-_REGEX: Final = frozenset(("matches", "replace", "tokenize"))
 
 
 class Analysis:
@@ -102,7 +63,7 @@ class Analysis:
             raise Dear(expr.at, "the filter calls its functions in too many ways")
         if scope.loop and isinstance(expr, _ONCE) and absolute(expr):
             # Computed once per event, not once per turn; but whoever looks at all of it does so in every turn.
-            outside = self.cost(expr, _Scope({}, _NODE_ITEM, 0, 0))
+            outside = self.cost(expr, _Scope({}, NODE_ITEM, 0, 0))
             return replace(outside, reach=WHOLE if outside.many or outside.texts else CONSTANT, work=1, works=0)
         found: Cost = _RULES.get(type(expr), Analysis._other)(self, expr, scope)
         if max(found.many, found.texts, found.works) > MAX_FACTOR or max(found.items, found.text, found.work) > MAX_CONSTANT:
@@ -113,11 +74,11 @@ class Analysis:
 
     def used(self, expr: s.Expr, scope: _Scope) -> Cost:
         """The cost of an expression whose items are all looked at."""
-        return _consumed(self.cost(expr, scope))
+        return consumed(self.cost(expr, scope))
 
     def loop(self, at: int, over: Cost, body: Callable[[Cost, int], Cost]) -> Cost:
         """The body evaluated for each item; `body` is given the item and the number of the loop."""
-        over = _consumed(over)
+        over = consumed(over)
         self.loops += 1
         item = Cost(1, 0, over.text, over.texts, 1, 0, CONSTANT, "flat" if over.shape != "other" else "other", over.strings)
         one = body(item, self.loops)
@@ -141,7 +102,7 @@ class Analysis:
     def predicates(self, at: int, base: Cost, predicates: tuple[s.Expr, ...], scope: _Scope) -> Cost:
         for one in predicates:
             if isinstance(one, s.Literal) and one.type == "integer":
-                base = replace(_consumed(base), items=base.items if base.many else 1)
+                base = replace(consumed(base), items=base.items if base.many else 1)
                 continue
             turned = self.loop(at, base, lambda item, loop, one=one: self.used(one, _Scope(scope.names, item, loop, loop)))  # type: ignore[misc]
             base = replace(base, work=turned.work, works=turned.works, reach=turned.reach)
@@ -170,7 +131,7 @@ class Analysis:
         return Cost(1, 0, 50, strings=expr.type == "string")
 
     def _doc(self, expr: s.Expr, scope: _Scope) -> Cost:
-        return replace(_NODE_ITEM, reach=CONSTANT if scope.loop == 0 else WHOLE)
+        return replace(NODE_ITEM, reach=CONSTANT if scope.loop == 0 else WHOLE)
 
     def _context_item(self, expr: s.Expr, scope: _Scope) -> Cost:
         return scope.focus if scope.focus_loop == scope.loop else replace(scope.focus, reach=WHOLE if scope.focus.texts else CONSTANT)
@@ -191,7 +152,7 @@ class Analysis:
         return self._stepped(expr, self._context_item(expr, scope), scope)
 
     def _stepped(self, expr: s.Step, base: Cost, scope: _Scope) -> Cost:
-        base = _consumed(base)
+        base = consumed(base)
         axis = expr.axis
         plain = isinstance(expr.test, s.NameTest) and expr.test.local is not None and expr.test.uri is not None
         if axis == "self" or (axis == "attribute" and plain):
@@ -227,7 +188,7 @@ class Analysis:
         return replace(turned, shape="nested")
 
     def _postfix(self, expr: s.Postfix, scope: _Scope) -> Cost:
-        return self.predicates(expr.at, _consumed(self.cost(expr.base, scope)), expr.predicates, scope)
+        return self.predicates(expr.at, consumed(self.cost(expr.base, scope)), expr.predicates, scope)
 
     def _simple_map(self, expr: s.SimpleMap, scope: _Scope) -> Cost:
         base = self.cost(expr.left, scope)
@@ -345,22 +306,22 @@ class Analysis:
         costs = [self.used(one, scope) for one in args]
         entry = FUNCTIONS.get(expr.name)
         if entry is not None and len(args) < len(entry.params) and not args:
-            costs = [_consumed(self._context_item(expr, scope))]
+            costs = [consumed(self._context_item(expr, scope))]
         if uri == XS:
             texts = self.all(*costs)
             return replace(self.small(*costs), text=texts.text, texts=texts.texts, strings=local == "string")
-        if local in _REGEX and uri == FN:
+        if local in REGEX and uri == FN:
             return self._regex(expr, local, args, costs)
-        if local in _SMALL or uri != FN:
+        if local in SMALL or uri != FN:
             return self.small(*costs)
-        if local in _SAME:
+        if local in SAME:
             return replace(costs[0], work=costs[0].work + costs[0].items, works=costs[0].works + costs[0].many,
                            shape=costs[0].shape if local != "data" else "other")  # fmt: skip
         return self._texts(local, costs)
 
     def _texts(self, local: str, costs: list[Cost]) -> Cost:
         total = self.all(*costs)
-        growth = _GROWTH.get(local, 1)
+        growth = GROWTH.get(local, 1)
         if local in ("string-to-codepoints", "distinct-values", "index-of", "insert-before"):
             return replace(total, items=total.items + total.text, many=total.many + total.texts, strings=False)
         if local in ("root", "innermost", "outermost"):
@@ -418,12 +379,6 @@ def replace_names(scope: _Scope, names: dict[str, tuple[Cost, int]]) -> _Scope:
     return _Scope({**scope.names, **names}, scope.focus, scope.focus_loop, scope.loop)
 
 
-def _consumed(cost: Cost) -> Cost:
-    """All items looked at: as much work as there are items, and the whole event's when they were computed outside the loop."""
-    reach = max(cost.reach, WHOLE if cost.many and cost.reach == CONSTANT else cost.reach)
-    return replace(cost, work=cost.work + cost.items, works=cost.works + cost.many, reach=reach)
-
-
 # What the evaluator keeps for the event when it does not depend on anything else.
 _ONCE: Final = (s.Slash, s.Postfix, s.Union, s.SetOp, s.SimpleMap, s.Call, s.Arith, s.Concat, s.Compare, s.And, s.Or)
 
@@ -440,7 +395,7 @@ _RULES: Final[dict[type, Any]] = {
 def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | None]]) -> tuple[int, str] | None:
     """None for a cheap filter; the place and the reason for a dear one. `variables` are the prolog's that stayed variables, with values."""
     analysis = Analysis(module)
-    scope = _Scope({}, _NODE_ITEM, 0, 0)
+    scope = _Scope({}, NODE_ITEM, 0, 0)
     try:
         for name, value in variables:
             # an application property is at most as long as its message allows; the agent's limit makes it a constant

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .errors import error_at
-from .evaluate import Event
+from .frames import Event
 from .module import Module
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 from . import syntax as s
 from .compiled import Compiled
 from .errors import FilterError, position
-from .evaluate import Compiler, Event, Frame
+from .evaluate import Compiler
+from .frames import Event, Frame
 from .module import Module
 from .names import FN, split
 from .values import atomize, string_of

@@ -20,7 +20,7 @@ from elementpath.xpath_nodes import XPathNode
 
 from .dates import DateTime
 from .errors import FilterError, error_at
-from .evaluate import Event
+from .frames import Event
 from .lexer import Lexer
 from .module import Module
 

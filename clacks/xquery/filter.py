@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import template
+from .atoms import YES
 from .compiled import Compiled
 from .errors import FilterError
-from .evaluate import Event
 from .explain import Explanation, explain
-from .needs import YES, describe
+from .frames import Event
+from .plans import describe
 
 if TYPE_CHECKING:
     from lxml import etree

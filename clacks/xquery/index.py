@@ -12,13 +12,13 @@ from itertools import count
 from typing import Any, Final, Generic, TypeVar
 
 from . import syntax as s
+from .atoms import NO, YES, Atom, Operand
 from .buckets import put, take
 from .compiled import atomic
 from .conditions import Values, as_double
 from .errors import FilterError
-from .evaluate import Event
 from .filter import Document, Filter
-from .needs import NO, YES, Atom, Operand
+from .frames import Event
 from .trie import Numbers, Place, walk
 from .values import is_numeric
 

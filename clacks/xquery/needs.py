@@ -1,90 +1,36 @@
 """What any match must meet: conditions on paths and variables, derived from a filter's normal form.
 
-A need may ask too little, never too much: whatever cannot be expressed is left out. `Atom.exact` and `Plan.exact` say when nothing was
-left out. Nothing here sees an event; the index turns conditions into look-ups.
+A need may ask too little, never too much: whatever cannot be expressed is left out. `Atom.exact` says when nothing was left out.
+Nothing here sees an event; the index turns conditions into look-ups.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from . import syntax as s
+from .atoms import NO, SINGLE, YES, All, Any_, Atom, Edge, Need, Operand, Pattern
 from .compare import MIRRORED
 from .errors import FilterError
 from .names import FN, split
+from .properties import is_boolean
 from .regex import linear
 
-# How far an answer of the index can be trusted: not at all (the filter is evaluated), when the path gave one value only, always.
-NO, SINGLE, YES = 0, 1, 2
-
-# More alternatives than this are not put into the index one by one: the filter is then found by something coarser.
-MAX_ALTERNATIVES: Final = 1_000
-
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """One step of a pattern: `axis` is child, attribute, text or deep (any number of elements further down, or none)."""
-
-    axis: str
-    uri: str | None = None
-    local: str | None = None
-
-
-Pattern: TypeAlias = tuple[Edge, ...]
-Operand: TypeAlias = s.Param | s.Literal
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """One condition: some node of `pattern` (or the variable `variable`) fulfils `op` with `operand`.
-
-    `op`: exists, =, <, <=, >, >=, between (a pair of bounds), prefix.
-    """
-
-    pattern: Pattern
-    variable: str | None
-    op: str
-    operand: Operand | None = None
-    exact: int = YES
-    upper: tuple[str, Operand] | None = None  # between: `op` and `operand` are the lower bound
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    items: tuple[Need, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Any_:
-    items: tuple[Need, ...]
-
-
-Need: TypeAlias = "Atom | All | Any_ | bool"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the index finds a filter: through all atoms of one of the `choices`; without choices it is asked for every event."""
-
-    choices: tuple[tuple[Atom, ...], ...]
-    exact: int
-    never: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Focus:
+class Focus:
     """What `.` and the variables stand for, as patterns; None for what no pattern says."""
 
     here: Pattern | None
     names: dict[str, Pattern | None]
     externals: frozenset[str] = frozenset()
 
-    def at(self, here: Pattern | None) -> _Focus:
-        return _Focus(here, self.names, self.externals)
+    def at(self, here: Pattern | None) -> Focus:
+        return Focus(here, self.names, self.externals)
 
-    def bound(self, name: str, pattern: Pattern | None) -> _Focus:
-        return _Focus(self.here, {**self.names, name: pattern}, self.externals)
+    def bound(self, name: str, pattern: Pattern | None) -> Focus:
+        return Focus(self.here, {**self.names, name: pattern}, self.externals)
 
 
 # --- paths ---------------------------------------------------------------------------------------------------------------------------
@@ -120,7 +66,7 @@ def _edge(step: s.Step) -> Pattern | None:
     return None
 
 
-def _path(expr: s.Expr, focus: _Focus) -> _Path | None:
+def _path(expr: s.Expr, focus: Focus) -> _Path | None:
     """The pattern of a path; None where it has none."""
     match expr:
         case s.Doc():
@@ -141,7 +87,7 @@ def _path(expr: s.Expr, focus: _Focus) -> _Path | None:
     return None
 
 
-def _stepped(base: _Path, step: s.Step, focus: _Focus) -> _Path:
+def _stepped(base: _Path, step: s.Step, focus: Focus) -> _Path:
     if not base.open:
         return base
     edge = _edge(step)
@@ -154,7 +100,7 @@ def _stepped(base: _Path, step: s.Step, focus: _Focus) -> _Path:
     return _filtered(moved, step.predicates, focus)
 
 
-def _filtered(base: _Path, predicates: tuple[s.Expr, ...], focus: _Focus) -> _Path:
+def _filtered(base: _Path, predicates: tuple[s.Expr, ...], focus: Focus) -> _Path:
     for one in predicates:
         inner = focus.at(base.pattern if base.open else None)
         found = need(one, inner) if _counts_not(one) else True
@@ -165,8 +111,6 @@ def _filtered(base: _Path, predicates: tuple[s.Expr, ...], focus: _Focus) -> _Pa
 
 def _counts_not(predicate: s.Expr) -> bool:
     """Whether a predicate is certainly no number, so that its effective boolean value decides."""
-    from .evaluate import is_boolean
-
     return is_boolean(predicate)
 
 
@@ -190,7 +134,7 @@ def _exactness(found: Need) -> int:
 # --- needs ---------------------------------------------------------------------------------------------------------------------------
 
 
-def need(expr: s.Expr, focus: _Focus) -> Need:
+def need(expr: s.Expr, focus: Focus) -> Need:
     """What holds of every event for which the effective boolean value of `expr` is true."""
     match expr:
         case s.And(items=items):
@@ -218,7 +162,7 @@ def need(expr: s.Expr, focus: _Focus) -> Need:
     return _some(expr, focus)
 
 
-def _some(expr: s.Expr, focus: _Focus) -> Need:
+def _some(expr: s.Expr, focus: Focus) -> Need:
     """What holds of every event for which `expr` gives any item."""
     match expr:
         case s.Sequence() | s.Union() | s.Flwor():
@@ -301,7 +245,7 @@ def _any(items: list[Need]) -> Need:
     return kept[0] if len(kept) == 1 else Any_(tuple(kept))
 
 
-def _flwor(expr: s.Flwor, focus: _Focus) -> Need:
+def _flwor(expr: s.Flwor, focus: Focus) -> Need:
     found: list[Need] = [True]  # never exact: several results have no effective boolean value
     for clause in expr.clauses:
         match clause:
@@ -323,12 +267,12 @@ def _flwor(expr: s.Flwor, focus: _Focus) -> Need:
     return _weak(_all(found))
 
 
-def _named(focus: _Focus, name: str, source: s.Expr) -> _Focus:
+def _named(focus: Focus, name: str, source: s.Expr) -> Focus:
     path = _path(source, focus)
     return focus.bound(name, path.pattern if path is not None and path.open else None)
 
 
-def _bound(bindings: tuple[s.For, ...], focus: _Focus, condition: Any) -> Need:
+def _bound(bindings: tuple[s.For, ...], focus: Focus, condition: Any) -> Need:
     found: list[Need] = []
     for one in bindings:
         found.append(_some(one.source, focus))
@@ -348,7 +292,7 @@ def _operands(expr: s.Expr) -> list[Operand] | None:
     return None
 
 
-def _comparison(expr: s.Compare, focus: _Focus) -> Need:
+def _comparison(expr: s.Compare, focus: Focus) -> Need:
     for subject, other, op in ((expr.left, expr.right, expr.op), (expr.right, expr.left, MIRRORED[expr.op])):
         operands = _operands(other)
         if operands is not None and _operands(subject) is None:
@@ -357,7 +301,7 @@ def _comparison(expr: s.Compare, focus: _Focus) -> Need:
     return _weak(_all([_given(expr.left, focus), _given(expr.right, focus)]))
 
 
-def _given(expr: s.Expr, focus: _Focus) -> Need:
+def _given(expr: s.Expr, focus: Focus) -> Need:
     """What holds where an operand gives any value."""
     match expr:
         case s.Call(name=name, args=(s.Expr() as only,)) if split(name) in _FORWARDING:
@@ -378,7 +322,7 @@ _FORWARDING: Final = frozenset(
 )  # fmt: skip
 
 
-def _compared(subject: s.Expr, op: str, operands: list[Operand], kind: str, focus: _Focus) -> Need:
+def _compared(subject: s.Expr, op: str, operands: list[Operand], kind: str, focus: Focus) -> Need:
     if isinstance(subject, s.VarRef) and subject.name not in focus.names:
         if op == "=" and subject.name in focus.externals:
             return _any([Atom((), subject.name, "=", one, NO) for one in operands])
@@ -415,7 +359,7 @@ def _condition(pattern: Pattern, op: str, operand: Operand, strict: bool, exact:
 _PARTS: Final = frozenset(("contains", "ends-with"))
 
 
-def _call(name: tuple[str, str], args: list[s.Expr], focus: _Focus) -> Need:
+def _call(name: tuple[str, str], args: list[s.Expr], focus: Focus) -> Need:
     uri, local = name
     if uri != FN:
         return True
@@ -453,63 +397,7 @@ def _needs_text(pattern: str) -> bool:
 def _negated(expr: s.Expr) -> Need:
     match expr:
         case s.Call(name=name, args=(s.Expr() as only,)) if split(name) == (FN, "not"):
-            return _weak(need(only, _Focus(None, {})))
+            return _weak(need(only, Focus(None, {})))
         case s.Call(name=name) if split(name)[0] == FN and split(name)[1] in ("true", "false"):
             return split(name)[1] == "false"
     return True
-
-
-# --- plans ---------------------------------------------------------------------------------------------------------------------------
-
-# How well a condition tells filters apart; lower is better. Conditions that are as good are chosen between when a filter is added.
-_RANK: Final = {"=": 0, "between": 1, "prefix": 1, "<": 3, "<=": 3, ">": 3, ">=": 3, "exists": 4}
-
-
-def _rank(atoms: tuple[Atom, ...]) -> int:
-    return max(_RANK["between" if one.upper is not None else one.op] + (one.variable is not None) for one in atoms)
-
-
-def _choices(found: Need) -> tuple[list[tuple[Atom, ...]], int]:
-    """The ways to reach a filter through the index, best first, and how exact they are; an empty list where there is none."""
-    if isinstance(found, Atom):
-        return [(found,)], found.exact
-    if isinstance(found, All):
-        options = sorted((choice for one in found.items for choice in _choices(one)[0][:2]), key=_rank)
-        return [option for option in options if _rank(option) == _rank(options[0])][:4] if options else [], NO
-    if isinstance(found, Any_):
-        atoms: list[Atom] = []
-        exact = YES
-        for one in found.items:
-            options, level = _choices(one)
-            if not options:
-                return [], NO
-            exact = min(exact, level)
-            atoms.extend(options[0])
-        return ([tuple(atoms)], exact) if len(atoms) <= MAX_ALTERNATIVES else ([], NO)
-    return [], NO
-
-
-def describe(atom: Atom, params: tuple[Any, ...]) -> str:
-    """A condition for people."""
-
-    def value(operand: Operand) -> str:
-        found = params[operand.slot] if isinstance(operand, s.Param) else operand.value
-        return f"'{found}'" if isinstance(found, str) else str(found)
-
-    steps = {"child": "/", "attribute": "/@", "text": "/text()", "deep": "//"}
-    path = "".join(steps[edge.axis] + ("" if edge.axis in ("text", "deep") else edge.local or "*") for edge in atom.pattern)
-    subject = f"${atom.variable}" if atom.variable is not None else path.replace("///", "//") or "/"
-    if atom.operand is None:
-        return f"{subject} exists"
-    if atom.upper is not None:
-        return f"{subject} {atom.op} {value(atom.operand)} and {atom.upper[0]} {value(atom.upper[1])}"
-    return f"{subject} {'starts with' if atom.op == 'prefix' else atom.op} {value(atom.operand)}"
-
-
-def plan(body: s.Expr, externals: frozenset[str]) -> Plan:
-    """How the index finds a filter whose normal form is `body`; `externals` are the variables that only the event can set."""
-    found = need(body, _Focus((), {}, externals))
-    if found is False:
-        return Plan((), NO, never=True)
-    options, exact = _choices(found)
-    return Plan(tuple(options), exact)

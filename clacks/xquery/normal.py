@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any, Final, TypeVar
 
 from . import syntax as s
-from .evaluate import is_boolean, uses_position
+from .properties import is_boolean, uses_position
 
 E = TypeVar("E", bound=s.Expr)
 

@@ -17,7 +17,7 @@ from lxml import etree
 
 from .dates import DateTime
 from .errors import FilterError
-from .evaluate import Event
+from .frames import Event
 from .module import Module
 from .names import FN
 from .values import string_of

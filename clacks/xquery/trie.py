@@ -9,9 +9,9 @@ from typing import Any
 
 from lxml import etree
 
+from .atoms import Edge, Pattern
 from .buckets import Entry
 from .conditions import Values
-from .needs import Edge, Pattern
 
 _STRING = etree.XPath("string()", smart_strings=False)
 
