@@ -62,7 +62,7 @@ def c_text(value: str | None) -> Any:
 
 def read_data(data: Any) -> Any:
     """The value in a pn_data_t, None if it is empty. Raises CodecError."""
-    size = lib.pn_data_encoded_size(data)
+    size = lib.pn_data_encoded_size(data) if data else 0  # a link without properties has NULL for them
     if size <= 0:
         return None
     buffer = ffi.new("char[]", size)
