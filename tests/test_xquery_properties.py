@@ -75,6 +75,8 @@ class Maker:
     def filter(self) -> str:
         chance = self.chance
         roll = chance.random()
+        if roll < 0.06:
+            return self.property()
         if roll < 0.15:
             return f"{PROLOG}let $e := {self.path()} return {self.about('$e')}"
         if roll < 0.25:
@@ -82,6 +84,16 @@ class Maker:
         if roll < 0.3:
             return f"{PROLOG}for $x at $i in {self.path()} let $y := $x/{self.relative()} where $i > 1 or {self.about('$y')} return $y"
         return PROLOG + self.condition(2)
+
+    def property(self) -> str:
+        """A filter on an application property, and on the event."""
+        chance = self.chance
+        kind = chance.choice(("", "", " as xs:string", " as xs:integer", " as xs:boolean", " as xs:anyAtomicType"))
+        default = chance.choice(("", "", "", " := 'x'", " := 5")) if not kind else ""
+        operator = chance.choice(("=", "=", "=", "!=", "<", ">="))
+        condition = f"$v {operator} {chance.choice((self.literal(), f'({self.literal()}, {self.literal()})'))}"
+        more = chance.choice(("{0}", "{0} and {1}", "{0} or {1}", "//f:a = $v", "{1}", "$v", "not({0})", "//f:a[. = $v and {0}]"))
+        return f"{PROLOG}declare variable $v{kind} external{default}; {more.format(condition, self.condition(1))}"
 
     def about(self, variable: str) -> str:
         tail = f"/{self.relative()}" if self.chance.random() < 0.7 else ""
@@ -203,16 +215,17 @@ class Maker:
         return f"{start}{'//' if roll < 0.25 else '/'}{self.relative()}".replace("//.//", "//")
 
 
-def verdict(one: Filter, document: etree._ElementTree) -> bool | str:
+def verdict(one: Filter, document: etree._ElementTree, variables: dict[str, Any]) -> bool | str:
     try:
-        return one.matches(document)
+        return one.matches(document, variables)
     except FilterError as error:
         return error.code
 
 
-def full(text: str, document: etree._ElementTree) -> bool | str:
+def full(text: str, one: Filter, document: etree._ElementTree, variables: dict[str, Any]) -> bool | str:
     try:
-        return saxon.SaxonFilter(parse(text)).matches(Event(document), {})
+        supplied = one.compiled.supplied(Event(document, variables))
+        return saxon.SaxonFilter(parse(text)).matches(Event(document), supplied)
     except FilterError as error:
         return error.code
 
@@ -228,13 +241,14 @@ def check(seed: random.Random, seen: Counter[str] | None = None) -> None:
     for text, one in filters.items():
         index.add(text, one)
     for document in documents:
-        matched = set(index.match(document)[0])
+        variables = seed.choice(({}, {"v": "x"}, {"v": 5}, {"v": "5"}, {"v": True}, {"v": 2.5}, {"v": "", "w": 1}))
+        matched = set(index.match(document, variables)[0])
         for text, one in filters.items():
-            alone = verdict(one, document)
-            told = f"\n{text}\n{etree.tostring(document).decode()}\nby itself {alone}, tier {one.tier}"
+            alone = verdict(one, document, variables)
+            told = f"\n{text}\n{etree.tostring(document).decode()} {variables}\nby itself {alone}, tier {one.tier}"
             assert (text in matched) == (alone is True), f"the index says {text in matched}{told}"
             if saxon.available():
-                oracle = full(text, document)
+                oracle = full(text, one, document, variables)
                 # Where an operand fails an engine may answer or fail (XPath 3.1 section 2.3.4). Ours answers when it can; the full
                 # engine knows static types besides, by which it sometimes need not look at the operand.
                 free = isinstance(oracle if alone is True else alone, str)

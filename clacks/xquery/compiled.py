@@ -23,13 +23,11 @@ from .instance import describe, matches
 from .module import Module, Variable
 from .names import shown
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
-from .plans import Plan, plan
+from .plans import plan
 from .static import check
 from .values import RANGES, AnyURI
 
 __all__ = ["Compiled", "compile_module"]
-
-NOTHING = Plan((), NO)
 
 
 class Compiled:
@@ -50,7 +48,9 @@ class Compiled:
         self.engine = engine
         self.foreign = foreign
         self.dear = dear
-        self.plan = NOTHING if foreign is not None else plan(body, frozenset(one.name for one in module.variables if one.value is None))
+        self.plan = plan(body, frozenset(one.name for one in module.variables if one.value is None))
+        if foreign is not None or variables:  # a variable without a value, or with one that does not fit, fails the whole filter
+            self.plan = replace(self.plan, exact=NO)
 
     @property
     def externals(self) -> list[Variable]:
@@ -170,7 +170,7 @@ def compile_module(module: Module, slots: Mapping[int, int]) -> Compiled:
     foreign = check(module)
     if foreign is not None:
         engine = full_engine(module, foreign)
-        return Compiled(module, module.body, [], None, engine, foreign, foreign)
+        return Compiled(module, normal(module.body), [], None, engine, foreign, foreign)
     body, kept = _with_constants(module, _with_params(module.body, slots))
     body = normal(body)
     functions = {(function.name, len(function.params)): function for function in module.functions}

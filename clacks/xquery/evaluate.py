@@ -247,8 +247,11 @@ class Compiler(LenientCompiler):
         left, right, op = self.single(expr.left), self.single(expr.right), expr.op
 
         def test(frame: Frame) -> bool:
-            one, other = left(frame), right(frame)
-            return one is not None and other is not None and compare(op, one, other)
+            one = left(frame)
+            if one is None:
+                return False
+            other = right(frame)
+            return other is not None and compare(op, one, other)
 
         return test
 

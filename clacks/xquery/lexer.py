@@ -11,8 +11,9 @@ from typing import Final, NamedTuple, NoReturn
 
 from .errors import error_at
 
-NAME_START: Final = r"[^\W\d]"  # close to NCNameStartChar: Unicode letters and the underscore
-NAME: Final = NAME_START + r"[\w.\-·]*"
+# Close to NCNameStartChar and NCNameChar of XML Namespaces: Unicode letters, digits and combining marks as Python's `re` knows them.
+NAME_START: Final = r"[^\W\d]"
+NAME: Final = NAME_START + r"[\w.\-·\u0300-\u036F\u203F\u2040]*"
 
 # A filter of this many tokens takes about 20 ms to compile; filters written by hand have fewer than 500.
 MAX_TOKENS: Final = 20_000

@@ -5,6 +5,7 @@ The prolog is read into values. What a declaration does not change in a filter (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -263,6 +264,15 @@ class _ModuleParser(Parser):
         self.functions.append(Function(at, name, params, result, self.enclosed()))
 
 
+# XML 1.0 production 2, negated.
+_NO_CHARACTER: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def line_ends(text: str) -> str:
+    """The text with its line ends normalized (section A.2.3)."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def _not_text(text: object) -> NoReturn:
     raise TypeError(f"a filter is text, not {type(text).__name__}")
 
@@ -271,6 +281,10 @@ def parse(text: str, spans: dict[int, tuple[int, int]] | None = None) -> Module:
     """The tree of a filter; raises FilterError with line, column and code. `spans` is filled with where the operands stand."""
     if not isinstance(text, str):
         _not_text(text)
+    text = line_ends(text)
+    wrong = _NO_CHARACTER.search(text)
+    if wrong is not None:
+        raise error_at(text, wrong.start(), "XPST0003", f"U+{ord(wrong.group()):04X} is not a character of XML")
     if len(text) > MAX_LENGTH:
         raise FilterError("CLXQ0002", f"The filter has {len(text)} characters; the limit is {MAX_LENGTH}", 1, 1)
     parser = _ModuleParser(text)

@@ -15,11 +15,14 @@ from typing import Any, Final
 from . import syntax as s
 from .compiled import Compiled, compile_module
 from .lexer import Token, number
-from .module import MAX_LENGTH, Module, parse
+from .module import MAX_LENGTH, Module, line_ends, parse
 from .names import FN, split
 
 # What certainly are literals; that they all are, and that there are no others, is checked against the parser for each skeleton.
-_LITERAL: Final = re.compile(r"""("[^"&]*"|'[^'&]*'|(?<![\w.\-·:$@])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w.]))""")
+_LITERAL: Final = re.compile(
+    r"""("[^"&]*"|'[^'&]*'|(?<![\w.\-·:$@])"""
+    r"(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,9})?(?![\w.]))"
+)
 
 # Skeletons and variants are kept for filters to come; a thousand of each is more than programs generate and about 20 MB.
 MAX_SKELETONS: Final = 1_000
@@ -62,6 +65,7 @@ def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
     """The template of a filter's text, and the values of its free literals; raises FilterError."""
     if not isinstance(text, str) or len(text) > MAX_LENGTH:
         return compile_module(parse(text), {}), ()
+    text = line_ends(text)
     parts = _LITERAL.split(text)
     literals = parts[1::2]
     parts[1::2] = [_kind(literal) for literal in literals]
