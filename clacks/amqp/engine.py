@@ -212,6 +212,8 @@ class Engine:
     def __init__(self, *, server: bool, max_frame: int, channel_max: int, idle_timeout: float) -> None:
         """`max_frame` in bytes, `idle_timeout` in seconds (0: none)."""
         self.transport = lib.pn_transport()
+        # proton would write to standard error what a peer does wrong: lines of no form, as many as the peer likes.
+        lib.pn_transport_trace(self.transport, lib.PN_TRACE_OFF)
         if server:
             lib.pn_transport_set_server(self.transport)
         lib.pn_transport_set_max_frame(self.transport, max_frame)
