@@ -67,6 +67,16 @@ def test_a_configuration_that_is_not_there() -> None:
         load(Path("/nowhere/agent.toml"), {}, {})
 
 
+def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('state_dir = "state"\nschemas = ["events", "/srv/events"]\n')
+    config = load(file, {}, {})
+    assert config.state_dir == tmp_path / "state"
+    assert config.users_file == tmp_path / "state" / "users.toml"
+    assert config.schemas == (tmp_path / "events", Path("/srv/events"))
+    assert load(None, {"state_dir": "state"}, {}).state_dir == Path("state")
+
+
 def test_every_setting_has_a_variable_of_its_own() -> None:
     assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS)
     assert all(setting.help.endswith(".") for setting in SETTINGS)

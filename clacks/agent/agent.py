@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Agent:
             log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
         tls = None
         if config.listen_tls:
-            names = tuple(place.rpartition(":")[0].strip("[]") for place in config.listen_tls)
+            names = tuple(name for place in config.listen_tls for name in _names_of(place.rpartition(":")[0].strip("[]")))
             tls = server_context(config.tls_certificate, config.tls_key, config.state_dir, names)
         places = [(place, "amqp", None) for place in config.listen] + [(place, "amqps", tls) for place in config.listen_tls]
         for place, scheme, context in places:
@@ -82,7 +83,9 @@ class Agent:
             with contextlib.suppress(OSError):  # then there is nothing to watch, and `clacks user` says what is wrong
                 config.users_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
-        return [url for url, _ in self.listeners]
+        urls = [url for url, _ in self.listeners]
+        log.info("started", extra={"node": self.node_id, "version": __version__, "listeners": " ".join(urls)})
+        return urls
 
     def listener(self) -> Listener:
         """A listener without a socket: whoever has a transport of another kind lets connections in through its `accept`."""
@@ -109,6 +112,7 @@ class Agent:
 
     async def close(self) -> None:
         """Take no more events, let subscribers have what waits for them, close every connection."""
+        log.info("stopping", extra={"node": self.node_id, "connections": len(self.broker.connections)})
         for _, listener in self.listeners:
             listener.stop()
         if self._watcher is not None:
@@ -118,6 +122,7 @@ class Agent:
         goodbye = Condition("amqp:connection:forced", str(ClacksError("bus-stopping")))
         await asyncio.gather(*(listener.close(goodbye) for _, listener in self.listeners))
         await self.broker.close()
+        log.info("stopped", extra={"node": self.node_id})
 
     def reload(self) -> None:
         """Read users and schemas again (they are watched anyway). What is broken keeps its last good version."""
@@ -204,6 +209,13 @@ def _event(schema: EventSchema) -> dict[str, Any]:
         return schema.to_json() | {"fields": [field.to_json() for field in schema.fields()]}
     except Broken:
         return schema.to_json()
+
+
+def _names_of(host: str) -> tuple[str, ...]:
+    """The names by which clients may know a listening address: for all of a machine's addresses those of the machine."""
+    if host not in ("0.0.0.0", "::", ""):
+        return (host,)
+    return tuple(dict.fromkeys((socket.gethostname(), socket.getfqdn())))
 
 
 def _described(subscriptions: Sequence[Subscription]) -> list[dict[str, Any]]:

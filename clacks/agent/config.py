@@ -228,7 +228,7 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, envir
     chosen: dict[str, Any] = {setting.name: setting.default for setting in SETTINGS}
     if path is not None:
         for name, value in _read(path).items():
-            chosen[name] = _convert(name, value, str(path))
+            chosen[name] = _beside(path, _convert(name, value, str(path)))
     for setting in SETTINGS:
         if setting.variable in environ:
             chosen[setting.name] = _convert(setting.name, environ[setting.variable], setting.variable)
@@ -261,6 +261,13 @@ def _read(path: Path) -> dict[str, Any]:
         inner = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
         flat.update(inner)
     return flat
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path in a file is relative to the file: where the agent was started must not matter."""
+    if isinstance(value, tuple):
+        return tuple(_beside(file, item) for item in value)
+    return file.parent.resolve() / value if isinstance(value, Path) else value
 
 
 def _convert(name: str, value: Any, source: str) -> Any:

@@ -69,7 +69,7 @@ def read_users(path: Path) -> dict[str, User]:
         raise _invalid(str(path), str(error), "Mend it, or restore it from a backup.") from error
     tables = content.get("users", {})
     if not isinstance(tables, dict):
-        raise _invalid(str(path), "users is not a table", "See docs/users.md for its form.")
+        raise _invalid(str(path), "users is not a table", "See docs/running.md for its form.")
     return {name: _user(path, name, table) for name, table in tables.items()}
 
 

@@ -2,7 +2,7 @@
 
 async with clacks.connect("amqps://admin:secret@localhost") as bus:
     async for event in bus.events("/*:Event/*:PhoneStatus[*:Status = 'busy']"):
-        print(event.name, event.tree.PhoneStatus.CallerId)
+        print(event.name, event.tree.PhoneStatus.CallerId.text)
 """
 
 from __future__ import annotations
