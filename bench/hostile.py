@@ -3,8 +3,9 @@
     python bench/hostile.py                       every kind, two seconds each
     python bench/hostile.py --kinds values,depth  those whose name has one of these in it
 
-One process attacks in a loop with the messages of tests/hostility.py; `refused` says how often and as what. Publisher, subscriber, attacker
-and agent share the machine's cores, so `flood`, which is nothing but valid events as fast as they are taken, shows what mere load does.
+One process attacks in a loop with the messages of tests/hostility.py; `refused` says how often and as what. So that the agent is measured
+and not the scheduler, the attacker gets what CPU time is left and the bystander what it asks for (as root; else its latency on few
+cores has the scheduler's share in it). `flood`, nothing but valid events as fast as they are taken, shows what mere load does.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         subscribing = {"address": f"{ADDRESS}.event.PhoneStatus", "filters": [None], "connections": 1, "settled": False}
         publishing = {"address": ADDRESS, "bodies": [body(0)], "stamp": STAMP}
         with (
-            Client(server, "subscribers", before="<CallerId>", **subscribing) as subscriber,
-            Client(server, "publisher", **publishing) as publisher,
-            Client(server, "attacker", address=ADDRESS, flood=FLOOD) as attacker,
+            Client(server, "subscribers", nice=-10, before="<CallerId>", **subscribing) as subscriber,
+            Client(server, "publisher", nice=-10, **publishing) as publisher,
+            Client(server, "attacker", nice=10, address=ADDRESS, flood=FLOOD) as attacker,
         ):
 
             def run(kind: str) -> Row:

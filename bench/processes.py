@@ -5,6 +5,7 @@ This file knows how to run things and knows no figure that anybody wants; `relay
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -75,19 +76,29 @@ class Server:
 
 
 def agent(state_dir: str) -> Server:
-    """The agent as users start it, on ports of its own; its own NodeStatus events would arrive among those that are measured."""
+    """The agent as users start it, on ports of its own. Its own NodeStatus events would arrive among those that are measured, and where
+    three busy processes share two cores, a subscriber may fall behind by more than the usual queue."""
     where = ("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--state-dir", state_dir, "--node-id", "bench")
-    environment = {"HOME": state_dir, "XDG_DATA_HOME": state_dir, "CLACKS_STATUS_INTERVAL": "86400"}
+    environment = {
+        "HOME": state_dir,
+        "XDG_DATA_HOME": state_dir,
+        "CLACKS_STATUS_INTERVAL": "86400",
+        "CLACKS_QUEUE_EVENTS": "10000000",
+        "CLACKS_QUEUE_BYTES": "4000000000",
+    }
     return Server("-m", "clacks.cli.agent", "--demo", *where, user="admin", password="secret", **environment)
 
 
 class Client:
     """A process that runs client.py: one line of JSON asks, one line answers."""
 
-    def __init__(self, server: Server, role: str, **options: Any) -> None:
+    def __init__(self, server: Server, role: str, *, nice: int = 0, **options: Any) -> None:
+        """`nice`: what the scheduler is told (nice(2)); a negative one needs root and is otherwise left out."""
         where = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
         command = [sys.executable, str(BENCH / "client.py"), role, "-"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
         self.ask(**where, **options)
 
     def __enter__(self) -> Self:

@@ -120,13 +120,24 @@ class _Pipe(asyncio.Transport):
         self.protocol = protocol
         self._loop = loop
         self._closing = False
+        self._held: list[bytes] | None = None  # what has come in while reading is paused
+
+    def pause_reading(self) -> None:
+        self._held = self._held or []
+
+    def resume_reading(self) -> None:
+        held, self._held = self._held or [], None
+        for data in held:
+            self._loop.call_soon(self._deliver, data)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._closing:
             self._loop.call_soon(self.peer._deliver, bytes(data))
 
     def _deliver(self, data: bytes) -> None:
-        if not self._closing:
+        if self._held is not None:
+            self._held.append(data)
+        elif not self._closing:
             self.protocol.data_received(data)
 
     def is_closing(self) -> bool:

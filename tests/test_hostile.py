@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clacks.agent.bus import Bus, Incoming, Refused
 from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Message, Outcome, Rejected, Terminus, connect
+from clacks.amqp.connection import TURN_SIZE
 from clacks.common.errors import ClacksError
 from clacks.common.schema import SchemaRegistry
 from conftest import AgentProcess, RunningAgent, wait_for
 from hostility import KINDS, Endless, Hostile, encoded
 from samples import leave
-from support import End, resident, until
+from support import DEADLINE, End, resident, until
 
 EVENTS_OF_THE_BYSTANDER = 40
 
@@ -145,3 +150,66 @@ def test_a_refused_event_leaves_nothing_in_memory(name: str) -> None:
 
     before = refuse(3)
     assert refuse(10) - before < 20_000_000
+
+
+@pytest.mark.parametrize("name", ["many elements", "depth beyond the limit", "as many bad values as may be", "not XML at all"])
+def test_a_refusal_keeps_nothing_of_the_event(name: str) -> None:
+    """It must not take the collector: that would free a hundred megabytes at once, on the loop."""
+    bus = Bus(SchemaRegistry(()))
+    incoming = Incoming(bytes(Message(encoded(name)).body), "admin")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            verdict = bus.publish(incoming)
+            assert isinstance(verdict, Refused)
+        del verdict
+        assert not [one for one in gc.get_objects() if isinstance(one, ClacksError)]
+    finally:
+        gc.enable()
+
+
+def test_a_publisher_in_full_flow_takes_turns(agent: RunningAgent) -> None:
+    """However much its socket brings at once, what is worked off in one turn of the loop is bounded."""
+    message = Draft(leave("c" * 1000).encode()).encode()
+    count = 200  # less than the agent's windows for a session and a publisher: all may come at once
+    turn = 0
+    turns: Counter[int] = Counter()
+    counting = True
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        if counting:
+            agent.loop.call_soon(next_turn)
+
+    intake = agent.agent.broker.intake
+    submit = intake.submit
+
+    def counted(incoming: Incoming, *more: Any) -> None:
+        turns[turn] += incoming.user == "admin"  # the agent has events of its own
+        submit(incoming, *more)
+
+    async def flow() -> None:
+        connection = await dial(agent.port)
+        publisher = await connection.attach_sender(Terminus("org.clacks"))
+        publisher.handler = end = End()
+        await until(lambda: publisher.sendable, "it may send")
+        held = threading.Event()  # the agent's loop waits meanwhile, and then finds everything at once
+        agent.loop.call_soon_threadsafe(held.wait, DEADLINE)
+        for _ in range(count):
+            publisher.send(message)
+        await asyncio.sleep(0)  # all are written at the end of this turn
+        held.set()
+        await until(lambda: len(end.outcomes) == count, "all are settled")
+        await closed(connection)
+
+    agent.loop.call_soon_threadsafe(next_turn)
+    intake.submit = counted  # type: ignore[method-assign]
+    try:
+        asyncio.run(flow())
+    finally:
+        counting = False
+        del intake.submit
+    assert turns.total() == count
+    assert max(turns.values()) <= TURN_SIZE // len(message) + 1

@@ -99,7 +99,7 @@ class Bus:
             try:
                 event = self.examine(incoming)
             except ClacksError as error:
-                return Refused(error, explainable=error.code == "event-invalid")
+                return Refused(error.without_frames(), explainable=error.code == "event-invalid")
         elif isinstance(examined, ClacksError):
             return Refused(examined, explainable=examined.code == "event-invalid")
         else:

@@ -87,7 +87,7 @@ class Intake:
         try:
             return self._bus.examine(incoming)
         except ClacksError as error:
-            return error
+            return error.without_frames()
 
     def _examined(self, lane: Lane, finished: asyncio.Future[Event | ClacksError]) -> None:
         incoming, done = lane.waiting[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 # Exit codes of every program of ours (sysexits.h is not used: the guide's users write `case $?` over small numbers).
 EXIT_DONE: Final = 0
@@ -166,6 +166,14 @@ class ClacksError(Exception):
     @property
     def exit_code(self) -> int:
         return self.entry.exit_code
+
+    def without_frames(self) -> Self:
+        """The error as a value that is kept: its traceback would keep the frames, and with them the event's tree, until the collector
+        finds the circle."""
+        self.__traceback__ = self.__context__ = None
+        if self.__cause__ is not None:
+            self.__cause__.__traceback__ = None
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """The error as it travels in a command's reply; `from_json` is its inverse."""

@@ -181,7 +181,7 @@ class SchemaSet(Mapping[str, EventSchema]):
             root = parse_root(body, limits)
             schema = self._schema_of(child_of(root))
         except ClacksError as error:
-            return error
+            return error.without_frames()
         if problems := schema.explain(root, body):
             return _invalid(schema, problems)
         raise ValueError("the event is valid")
