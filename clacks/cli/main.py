@@ -8,6 +8,7 @@ from .call import call
 from .command import Group, version_option
 from .consume import consume
 from .demo import demo
+from .filter import filters
 from .schemas import schemas
 from .status import status
 from .user import user
@@ -20,6 +21,7 @@ from .user import user
         export CLACKS_URL=amqp://admin:secret@localhost/org.clacks
         clacks status
         clacks consume "/*:Event/*:PhoneStatus[*:Status = 'busy']"
+        clacks filter check "/*:Event/*:PhoneStatus[*:Status = 'busy']"
         clacks schemas PhoneStatus
         clacks call getNodes
         clacks user add anna
@@ -36,5 +38,5 @@ def clacks() -> None:
     """
 
 
-for command in (call, consume, demo, schemas, status, user):
+for command in (call, consume, demo, filters, schemas, status, user):
     clacks.add_command(command)
