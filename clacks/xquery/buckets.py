@@ -50,8 +50,11 @@ def size(table: dict[Any, Bucket], key: Any) -> int:
 
 Interval = tuple[float, bool, float, bool, Entry]  # lower, included, upper, included
 
-# 2**40 cells to either side are addressed exactly; beyond, and for intervals without a finite width, a plain list is asked.
+# Every level in use is one look-up for each value. Widths from 2**-32 to 2**64 have their own level, others share one with up to 63
+# wider ones. Cells are at least 2**-40 of their distance from zero, below which doubles are not exact enough to address them.
 _FINEST: Final = -1_000
+_OWN_LEVEL: Final = range(-32, 65)
+_SHARED_LEVEL: Final = 64
 
 
 def inside(value: float, one: Interval) -> bool:
@@ -81,6 +84,8 @@ class Intervals:
         if not (0 <= width < math.inf):
             return None
         level = max(math.frexp(width)[1], math.frexp(max(abs(one[0]), abs(one[2])))[1] - 40, _FINEST)
+        if level not in _OWN_LEVEL:
+            level = -(-level // _SHARED_LEVEL) * _SHARED_LEVEL
         first, last = (math.floor(math.ldexp(end, -level)) for end in (one[0], one[2]))
         return [(level, cell) for cell in range(first, last + 1)]
 

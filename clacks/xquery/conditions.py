@@ -12,6 +12,9 @@ from .compare import promoted
 from .errors import FilterError
 from .values import to_double
 
+# Every length in use is one look-up; longer prefixes are found by their beginning.
+LONGEST_PREFIX: Final = 40
+
 _INCLUDED: Final = frozenset(("<=", ">=", "="))
 
 
@@ -65,6 +68,7 @@ class Values:
         elif op == "exists":
             change(self.exists, None, entry)
         elif op == "prefix":
+            value = value[:LONGEST_PREFIX]
             table = self.prefixes.setdefault(len(value), {})
             change(table, value, entry)
             if not table:

@@ -18,6 +18,7 @@ from .bounds import (
     MAX_CONSTANT,
     MAX_FACTOR,
     MAX_LOOKED_AT,
+    MAX_TEXT,
     NODE_ITEM,
     REGEX,
     SAME,
@@ -66,7 +67,7 @@ class Analysis:
             outside = self.cost(expr, _Scope({}, NODE_ITEM, 0, 0))
             return replace(outside, reach=WHOLE if outside.many or outside.texts else CONSTANT, work=1, works=0)
         found: Cost = _RULES.get(type(expr), Analysis._other)(self, expr, scope)
-        if max(found.many, found.texts, found.works) > MAX_FACTOR or max(found.items, found.text, found.work) > MAX_CONSTANT:
+        if max(found.many, found.texts, found.works) > MAX_FACTOR or max(found.items, found.work) > MAX_CONSTANT or found.text > MAX_TEXT:
             raise Dear(expr.at, "the result or the work is a large multiple of the event")
         return found
 

@@ -87,6 +87,18 @@ def _path(expr: s.Expr, focus: Focus) -> _Path | None:
     return None
 
 
+# The walk carries a set of places through the event, and what one filter adds to it all events pay. Patterns with more `//` and `*` than
+# these are followed up to there; of the filters found in public, none has more.
+MAX_DEEP: Final = 2
+MAX_WILD: Final = 4
+
+
+def _affordable(pattern: Pattern) -> bool:
+    deep = sum(edge.axis == "deep" for edge in pattern)
+    wild = sum(edge.axis in ("child", "attribute") and (edge.uri is None or edge.local is None) for edge in pattern)
+    return deep <= MAX_DEEP and wild <= MAX_WILD
+
+
 def _stepped(base: _Path, step: s.Step, focus: Focus) -> _Path:
     if not base.open:
         return base
@@ -95,6 +107,8 @@ def _stepped(base: _Path, step: s.Step, focus: Focus) -> _Path:
         return replace(base, exact=NO, open=False)
     if edge and base.pattern and base.pattern[-1].axis in ("attribute", "text"):
         return replace(base, exact=NO, open=False)  # nothing lies below an attribute or a text
+    if not _affordable(base.pattern + edge):
+        return replace(base, exact=NO, open=False)
     # What a predicate of an earlier step asks for and what follows it must hold of one node: together they are no longer exact.
     moved = replace(base, pattern=base.pattern + edge, exact=NO if base.needs else base.exact)
     return _filtered(moved, step.predicates, focus)

@@ -27,6 +27,9 @@ def string_value(element: Any) -> str:
     return str(_STRING(element))
 
 
+Test = tuple[str, str | None, str | None]  # axis, namespace, local name
+
+
 class Place:
     """One node of the trie: what is asked about the nodes it stands for, and where it goes from there."""
 
@@ -35,7 +38,7 @@ class Place:
     def __init__(self) -> None:
         self.children: dict[str, Place] = {}
         self.attributes: dict[str, Place] = {}
-        self.tests: dict[Edge, Place] = {}  # children and attributes by wildcard
+        self.tests: dict[Test, Place] = {}  # children and attributes by wildcard
         self.deep: Place | None = None
         self.texts: Values | None = None
         self.values: Values | None = None
@@ -114,7 +117,7 @@ class Place:
             return self.deep
         name = self._name(edge)
         if name is None:
-            return self.tests.get(edge)
+            return self.tests.get((edge.axis, edge.uri, edge.local))
         return (self.children if edge.axis == "child" else self.attributes).get(name)
 
     def _make(self, edge: Edge) -> Place:
@@ -123,7 +126,7 @@ class Place:
         if edge.axis == "deep":
             self.deep = made
         elif name is None:
-            self.tests[edge] = made
+            self.tests[edge.axis, edge.uri, edge.local] = made
         else:
             (self.children if edge.axis == "child" else self.attributes)[name] = made
         return made
@@ -133,7 +136,7 @@ class Place:
         if edge.axis == "deep":
             self.deep = None
         elif name is None:
-            del self.tests[edge]
+            del self.tests[edge.axis, edge.uri, edge.local]
         else:
             del (self.children if edge.axis == "child" else self.attributes)[name]
 
@@ -178,10 +181,7 @@ def _plain(element: Any, place: Place, out: list[Entry], numbers: Numbers) -> No
     if values is not None:
         _ask(values, string_value(element), out, numbers)
     if place.attributes:
-        for name, found in place.attributes.items():
-            text = element.get(name)
-            if text is not None and found.values is not None:
-                _ask(found.values, text, out, numbers)
+        _attributes(element, place.attributes, out, numbers)
     children = place.children
     if children:
         for child in element:
@@ -210,9 +210,24 @@ def _closure(places: list[Place]) -> list[Place]:
     return found
 
 
-def _fits(edge: Edge, tag: str) -> bool:
-    uri, _, local = tag.rpartition("}")
-    return (edge.uri is None or edge.uri == uri[1:]) and (edge.local is None or edge.local == local)
+def _attributes(element: Any, wanted: dict[str, Place], out: list[Entry], numbers: Numbers) -> None:
+    if len(wanted) <= _FEW:
+        for name, found in wanted.items():
+            text = element.get(name)
+            if text is not None and found.values is not None:
+                _ask(found.values, text, out, numbers)
+        return
+    for name, text in element.attrib.items():
+        one = wanted.get(name)
+        if one is not None and one.values is not None:
+            _ask(one.values, text, out, numbers)
+
+
+def _fitting(tests: dict[Test, Place], axis: str, name: str) -> list[Place]:
+    """The places whose wildcard a name fits: three look-ups, however many there are."""
+    uri, _, local = name.rpartition("}")
+    keys = ((axis, None, None), (axis, uri[1:], None), (axis, None, local))
+    return [found for key in keys if (found := tests.get(key)) is not None]
 
 
 def _element(element: Any, places: list[Place], deep: list[Place], out: list[Entry], numbers: Numbers) -> None:
@@ -232,9 +247,8 @@ def _element(element: Any, places: list[Place], deep: list[Place], out: list[Ent
                 found = place.children.get(tag)
                 if found is not None:
                     reached.append(found)
-                for edge, one in place.tests.items():
-                    if edge.axis == "child" and _fits(edge, tag):
-                        reached.append(one)
+                if place.tests:
+                    reached.extend(_fitting(place.tests, "child", tag))
             reached = _closure([*reached, *deep])
             if not reached:
                 continue
@@ -254,12 +268,10 @@ def _conditions(element: Any, places: list[Place], deep: list[Place], out: list[
             for part in (element.text, *(child.tail for child in element)):
                 if part:
                     _ask(place.texts, part, out, numbers)
-        for name, found in place.attributes.items():
-            value = element.get(name)
-            if value is not None and found.values is not None:
-                _ask(found.values, value, out, numbers)
-        for edge, found in place.tests.items():
-            if edge.axis == "attribute" and found.values is not None:
-                for name, value in element.attrib.items():
-                    if _fits(edge, name):
+        if place.attributes:
+            _attributes(element, place.attributes, out, numbers)
+        if place.tests:
+            for name, value in element.attrib.items():
+                for found in _fitting(place.tests, "attribute", name):
+                    if found.values is not None:
                         _ask(found.values, value, out, numbers)
