@@ -179,12 +179,17 @@ def _filter_text(query: str) -> str:
     """A filter's text, from where it is. A folder's name (`.`, `/`) is a query."""
     if query == "-" or (os.path.exists(query) and not os.path.isdir(query)):
         try:
-            return _read(query).decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+            return _with_line_feeds(_read(query).decode("utf-8-sig")).removesuffix("\n")
         except UnicodeDecodeError as error:
             raise click.UsageError(f"{_name(query)} is not UTF-8 (byte {error.start}). Save the filter as UTF-8.") from error
     if query.endswith(FILE_ENDINGS) and not query.strip("./").count(" "):
         raise click.UsageError(f"There is no file {_name(query)}. If an element has this name, write ({query}).")
     return query
+
+
+def _with_line_feeds(text: str) -> str:
+    """Lines as XQuery counts them (XQuery 3.1 section A.2.3)."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _compiled(text: str) -> Filter:
@@ -248,7 +253,7 @@ def visible(text: str) -> str:
 
 def pointed(text: str, line: int, column: int) -> Iterator[str]:
     """The lines of `text` up to `line`, as far as they help, and a caret under `column`; both count from 1."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = _with_line_feeds(text).split("\n")
     if not 0 < line <= len(lines):
         return
     gutter = len(str(line)) if len(lines) > 1 else 0
