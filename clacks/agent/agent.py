@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..amqp import Condition, Listener, Options, serve
@@ -27,6 +27,9 @@ from .command import CommandRegistry
 from .config import Config
 from .node import Node
 from .users import UserBook, read_users
+
+if TYPE_CHECKING:
+    from .metrics import Endpoint
 
 log = logging.getLogger("clacks.agent")
 
@@ -51,6 +54,7 @@ class Agent:
         self._given_users = users is not None
         self._stopping = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+        self.metrics: Endpoint | None = None
         self._started = time.monotonic()
         self.commands.serve(self, self.broker.intake)
 
@@ -61,6 +65,11 @@ class Agent:
         config = self.config
         for problem in self.schemas.problems:
             log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
+        if config.metrics_listen:
+            from .metrics import Endpoint
+
+            self.metrics = Endpoint(config.metrics_listen, self)
+            log.info("metrics", extra={"url": f"{self.metrics.url}/metrics"})
         tls = None
         if config.listen_tls:
             names = tuple(name for place in config.listen_tls for name in _names_of(place.rpartition(":")[0].strip("[]")))
@@ -72,6 +81,7 @@ class Agent:
             try:
                 listener = await serve(host, int(port), self.broker, self.users, self._options(), context)
             except OSError as error:
+                self._stop_listening()
                 raise ClacksError(
                     "config-invalid", source=place, reason=f"it cannot be listened on: {error.strerror or error}",
                     hint="Is another agent running? Give another --listen or --listen-tls.",
@@ -113,8 +123,7 @@ class Agent:
     async def close(self) -> None:
         """Take no more events, let subscribers have what waits for them, close every connection."""
         log.info("stopping", extra={"node": self.node_id, "connections": len(self.broker.connections)})
-        for _, listener in self.listeners:
-            listener.stop()
+        self._stop_listening()
         if self._watcher is not None:
             self._watcher.cancel()
         self.node.stop()
@@ -123,6 +132,12 @@ class Agent:
         await asyncio.gather(*(listener.close(goodbye) for _, listener in self.listeners))
         await self.broker.close()
         log.info("stopped", extra={"node": self.node_id})
+
+    def _stop_listening(self) -> None:
+        for _, listener in self.listeners:
+            listener.stop()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def reload(self) -> None:
         """Read users and schemas again (they are watched anyway). What is broken keeps its last good version."""
@@ -192,6 +207,7 @@ class Agent:
             "users": dict(Counter(connection.user for connection in broker.connections)),
             "published": broker.intake.published,
             "refused": broker.intake.refused,
+            "refused_by_code": dict(broker.intake.refusals),
             "sandboxed": broker.sandbox.evaluated,
             "over_budget": broker.sandbox.exceeded,
             "schemas": len(self.schemas.current),

@@ -179,6 +179,13 @@ SETTINGS: Final = (
     Setting("idle_timeout", _seconds, 60.0, "Seconds of silence after which a connection is dropped.", "seconds"),
     Setting("status_interval", _seconds, 30.0, "Seconds between two NodeStatus events.", "seconds"),
     Setting("drain_timeout", _seconds, 10.0, "Seconds that a stopping agent gives its subscribers to take what waits for them.", "seconds"),
+    Setting(
+        "metrics.listen",
+        _host_port,
+        None,
+        "Where Prometheus gets /metrics, on loopback. Default: nowhere. Needs the extra `metrics`.",
+        "HOST:PORT",
+    ),
     Setting("log.level", _one_of("debug", "info", "warning", "error"), "info", "The least level that is logged.", "level"),
     Setting("log.format", _one_of("text", "json"), "text", "How a log line looks: key=value pairs, or one JSON object.", "text or json"),
 )
@@ -211,6 +218,7 @@ class Config:
     idle_timeout: float
     status_interval: float
     drain_timeout: float
+    metrics_listen: str | None
     log_level: str
     log_format: str
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
@@ -25,6 +26,9 @@ Done = Callable[[ClacksError | None], None]
 EXPLANATIONS: Final = 64
 # Bytes of events that wait for a worker, of all publishers together: seconds of work. Beyond that a publisher is told to try again.
 WAITING_LIMIT: Final = 128 * 2**20
+
+# Of so many events (a power of two, less one) the time of one is taken.
+SAMPLE: Final = 0xFF
 
 
 class Driver(Protocol):
@@ -55,6 +59,9 @@ class Intake:
         self._waiting = 0
         self.published = 0
         self.refused = 0
+        self.refusals: Counter[str] = Counter()
+        self.sampled = 0
+        self.sampled_seconds = 0.0
 
     def submit(self, incoming: Incoming, lane: Lane, done: Done) -> None:
         """Take one event. `done` is called exactly once, maybe before this returns: with None, or with the refusal."""
@@ -72,6 +79,7 @@ class Intake:
     def refuse(self, error: ClacksError, user: str, origin: str, done: Done) -> None:
         """What comes in is no event at all: count and log it, and tell its publisher."""
         self.refused += 1
+        self.refusals[error.code] += 1
         log.info("refused", extra={"code": error.code, "user": user, "origin": origin, "reason": str(error)})
         done(error)
 
@@ -108,11 +116,15 @@ class Intake:
                 self._next(lane)
 
     def _decide(self, incoming: Incoming, examined: Event | ClacksError | None, done: Done) -> None:
+        sampled = not self.published & SAMPLE and time.perf_counter()
         try:
             verdict = self._bus.publish(incoming, examined)
         except Exception as error:
             log.exception("publish failed", extra={"origin": incoming.origin, "user": incoming.user})
             verdict = Refused(_internal(error))
+        if sampled:
+            self.sampled += 1
+            self.sampled_seconds += time.perf_counter() - sampled
         if isinstance(verdict, Routed):
             self.published += 1
             self._driver.hand_over(incoming, verdict, done)

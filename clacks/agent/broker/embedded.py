@@ -40,7 +40,7 @@ from .addresses import Address, event_address, parse_address, reply_address
 from .commands import CommandLink
 from .envelope import Stamp, bare_message, header, incoming_event
 from .inlet import Inlet
-from .subscription import Subscription
+from .subscription import Counts, Subscription
 
 log = logging.getLogger("clacks.broker")
 
@@ -67,6 +67,7 @@ class EmbeddedBroker:
         self.subscriptions: set[Subscription] = set()
         self.replies: dict[str, Subscription] = {}
         self.accepting = True
+        self._gone = Counts()
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
@@ -166,9 +167,18 @@ class EmbeddedBroker:
     def _forget(self, subscription: Subscription) -> None:
         if subscription in self.subscriptions:
             self.subscriptions.discard(subscription)
+            self._gone += subscription.counts
             self._bus.unsubscribe(subscription)
         else:
             self.replies.pop(subscription.address, None)
+
+    def snapshot(self) -> list[Subscription]:
+        """The subscriptions there are now; also for other threads."""
+        return list(self.subscriptions)
+
+    def totals(self) -> Counts:
+        """What all subscriptions have counted, those that have gone among them."""
+        return sum((one.counts for one in self.snapshot()), self._gone)
 
     # --- bus driver ---
 

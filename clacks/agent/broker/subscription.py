@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...amqp import ACCEPTED, Condition, Link, Outcome, Receiver, Sender
 from ...common.errors import ClacksError
@@ -23,6 +23,20 @@ STRIKES: Final = 3
 # asked if nobody has decided about it yet. A plain tuple, shared by all queues: the collector looks at it once, where objects of our
 # own in 1,000 full queues took a quarter of the agent's time.
 Message = tuple[bytes, float, Incoming | None]
+
+
+class Counts(NamedTuple):
+    """What a subscription counts."""
+
+    delivered: int = 0
+    dropped: int = 0
+    expired: int = 0
+    unaccepted: int = 0
+    filter_errors: int = 0
+
+    def __add__(self, other: object) -> Counts:
+        assert isinstance(other, Counts)
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Subscription:
@@ -57,6 +71,10 @@ class Subscription:
         self._sandbox = sandbox
         self._job: Job | None = None
         self._strikes = 0
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.delivered, self.dropped, self.expired, self.unaccepted, self.filter_errors)
 
     @property
     def waiting(self) -> int:

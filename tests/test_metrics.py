@@ -1,0 +1,61 @@
+"""What operators see: /metrics and /healthz, read as Prometheus reads them."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
+from clacks.common.errors import ClacksError
+from clacks.testing import sample
+from conftest import RunningAgent, wait_for
+
+
+def scrape(agent: RunningAgent) -> dict[str, float]:
+    assert agent.agent.metrics is not None
+    with urllib.request.urlopen(f"{agent.agent.metrics.url}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return {one.name + "".join(sorted(one.labels.values())): one.value for family in families for one in family.samples}
+
+
+def test_a_scrape_says_what_has_happened(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"metrics.listen": "127.0.0.1:0"}) as agent:
+        before = scrape(agent)
+        seen: list[object] = []
+        with AMQPEventConsumer(agent.url(), xquery="//*:PhoneStatus", callback=seen.append), AMQPServiceProxy(agent.url()) as proxy:
+            for _ in range(3):
+                proxy.sendEvent(sample("PhoneStatus"))
+            with pytest.raises(ClacksError):
+                proxy.sendEvent("<a/>")
+            wait_for(lambda: len(seen) == 3, "they arrive")
+            during = scrape(agent)
+            assert during["clacks_subscriptions"] == 1
+            assert during["clacks_connections"] == 2
+        wait_for(lambda: not agent.subscriptions, "the subscription is gone")
+        after = scrape(agent)
+        assert after["messaging_client_consumed_messages_total"] - before["messaging_client_consumed_messages_total"] >= 3
+        assert after["messaging_client_sent_messages_total"] == during["messaging_client_sent_messages_total"] == 3, "a total stays"
+        assert after["clacks_refused_messages_totalevent-root"] == 1
+        assert after["clacks_schemas"] == 12
+        assert after["clacks_publish_duration_seconds_count"] >= 1
+        assert after["clacks_subscriptions"] == 0
+
+
+def test_health_and_what_is_not_there(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"metrics.listen": "localhost:0"}) as agent:
+        assert agent.agent.metrics is not None
+        with urllib.request.urlopen(f"{agent.agent.metrics.url}/healthz", timeout=10) as answer:
+            assert answer.read() == b"ok\n"
+        with pytest.raises(HTTPError) as caught:
+            urllib.request.urlopen(f"{agent.agent.metrics.url}/", timeout=10)
+        assert caught.value.code == 404
+        caught.value.close()
+
+
+def test_metrics_are_for_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(ClacksError, match="loopback"), RunningAgent(tmp_path, {"metrics.listen": "0.0.0.0:0"}):
+        pass
