@@ -3,7 +3,8 @@
     python bench/match.py --filters 1,100,10000,1000000 --shape equality|range|orlist|descendant|mixed|unindexable|all
 
 Each event is matched by one filter (`range` is disjoint intervals with one hit), or by none for `unindexable`. Everything is measured in
-this process, the best of several rounds; compare the ratios, not the absolute figures, between machines.
+this process, the best of several rounds; compare the ratios, not the absolute figures, between machines. `--hostile` adds filters that mean
+harm, left undecided for a sandbox as the agent does: what they cost everybody else is the difference between the two rows.
 """
 
 from __future__ import annotations
@@ -80,6 +81,15 @@ SHAPES: dict[str, Callable[[int], str]] = {
 }  # fmt: skip
 
 
+HOSTILE = (
+    "matches(/, '(a+)+$') and matches(/, '(a)\\1')", "count(1 to 1000000000) = 1", "//*[//*[//*[//*]]]", "//*[preceding::*]",
+    "for $a in //* for $b in //* where $a = $b return 1", "(for $x in //* order by $x return $x)[1]",
+    "declare function local:f($n) { local:f($n + 1) }; local:f(1)", "//*//*//*//*//*//*//*//*[@x{0} = '1']",
+    "/*/*/*/*/*/*/*/*/*:a{0}", "//*:a{0} = 'x' or //@*:b{0} = 'y'",
+    "let $s := string(/) let $t := concat($s, $s) return contains($t, '{0}')",
+)  # fmt: skip
+
+
 def best(action: Callable[[], object], count: int, rounds: int = 5) -> float:
     """Microseconds of CPU per call, of the best round."""
     results = []
@@ -100,7 +110,7 @@ def resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(shape: str, count: int, rounds: int) -> Iterator[str]:
+def measure(shape: str, count: int, rounds: int, hostile: int) -> Iterator[str]:
     make = SHAPES[shape]
     gc.collect()
     texts = [make(number) for number in range(count)]  # a program would hold them only in the filters: counted as their memory below
@@ -108,7 +118,7 @@ def measure(shape: str, count: int, rounds: int) -> Iterator[str]:
     gc.collect()
     gc.freeze()
     before = resident()
-    index = FilterIndex[int]()
+    index = FilterIndex[int](defer=True)
     start = time.process_time()
     for number, text in enumerate(texts):
         index.add(number, compile_filter(text))
@@ -125,6 +135,12 @@ def measure(shape: str, count: int, rounds: int) -> Iterator[str]:
     parse = best(lambda: etree.fromstring(xml, parser), 20_000, rounds)
     validate = best(lambda: schema.validate(document), 20_000, rounds)
     match = best(lambda: index.match(document), turns, rounds)
+    for number in range(hostile):
+        index.add(-1 - number, compile_filter(HOSTILE[number % len(HOSTILE)].replace("{0}", str(number))))
+    if hostile:
+        harmed = best(lambda: index.match(document), 2_000, rounds)
+        more = (harmed - match) / hostile
+        yield f"{shape:12} {count:9,} with {hostile:,} hostile filters: {match:.2f} -> {harmed:.2f} us, {more:.3f} each"
     total = (parse + validate + match) / parse
     each = f"{match / count:7.3f}" if shape == "unindexable" else "      -"
     yield (
@@ -139,13 +155,14 @@ def main() -> None:
     arguments.add_argument("--filters", default="1,100,10000", help="how many filters, a comma list (default: %(default)s)")
     arguments.add_argument("--shape", default="all", choices=[*SHAPES, "all"])
     arguments.add_argument("--rounds", type=int, default=5, help="the best of so many rounds counts")
+    arguments.add_argument("--hostile", type=int, default=0, help="so many hostile filters besides")
     chosen = arguments.parse_args()
     print("shape          filters   parse  validate       match  all/parse  match/filter  B/filter  filters/s  (us of CPU per event)")
     for shape in SHAPES if chosen.shape == "all" else [chosen.shape]:
         for count in map(int, chosen.filters.split(",")):
             if shape == "unindexable" and count > 10_000:
                 continue  # linear in the filters by definition
-            for line in measure(shape, count, chosen.rounds):
+            for line in measure(shape, count, chosen.rounds, chosen.hostile):
                 print(line, flush=True)
 
 

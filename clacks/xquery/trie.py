@@ -1,6 +1,7 @@
 """The places of an event that some filter asks about, as a trie of steps, walked along with the event once for all filters.
 
-A trie without `*`, `//` and tests by namespace or local name is walked by dictionary look-ups alone; the others carry a set of places.
+Every step is a dictionary look-up, so that the walk costs as much for a million filters as for one; how often it goes over the elements
+depends on the `*` and `//` in use, which `needs.py` bounds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Test = tuple[str, str | None, str | None]  # axis, namespace, local name
 class Place:
     """One node of the trie: what is asked about the nodes it stands for, and where it goes from there."""
 
-    __slots__ = ("attributes", "children", "deep", "plain", "scanned", "tests", "texts", "values")
+    __slots__ = ("attributes", "children", "deep", "leaf", "own", "tests", "texts", "values")
 
     def __init__(self) -> None:
         self.children: dict[str, Place] = {}
@@ -42,8 +43,8 @@ class Place:
         self.deep: Place | None = None
         self.texts: Values | None = None
         self.values: Values | None = None
-        self.plain = True  # no wildcard, nothing deep, here or below
-        self.scanned: tuple[str, ...] | None = ()  # the names to look for at every depth; None: that is not all
+        self.own = False  # attributes or texts of the element itself are asked about
+        self.leaf = True  # nothing but the string value is
 
     def empty(self) -> bool:
         return not (self.children or self.attributes or self.tests or self.deep or self.texts or self.values)
@@ -94,17 +95,8 @@ class Place:
         self._judge()
 
     def _judge(self) -> None:
-        named = not self.tests and self.texts is None and all(one.plain for one in self.children.values())
-        self.plain = named and self.deep is None
-        deep = self.deep
-        if deep is None:
-            self.scanned = () if named else None
-        elif named and deep.plain and not deep.attributes and deep.values is None:
-            # libxml2 looks for a few names faster than Python reads all; for many, one look at each element is less than one comparison
-            # with each name.
-            self.scanned = tuple(deep.children) if len(deep.children) <= _FEW else ("*",)
-        else:
-            self.scanned = None
+        self.own = bool(self.attributes or self.texts is not None or any(axis == "attribute" for axis, _, _ in self.tests))
+        self.leaf = not (self.own or self.children or self.tests or self.deep)
 
     @staticmethod
     def _name(edge: Edge) -> str | None:
@@ -154,60 +146,93 @@ def _ask(values: Values, text: str, out: list[Entry], numbers: Numbers) -> None:
 
 
 def walk(root: Any, place: Place, out: list[Entry], numbers: Numbers) -> None:
-    """Collects in `out` the entries whose condition some node fulfils, and in `numbers` the texts at places with numeric conditions."""
-    if place.scanned is not None and place.values is None:
-        found = place.children.get(root.tag)
-        if found is not None:
-            _plain(root, found, out, numbers)
-        if place.scanned and place.deep is not None:
-            anywhere = place.deep.children
-            for element in root.iter(*place.scanned):
-                found = anywhere.get(element.tag)
-                if found is not None:
-                    _plain(element, found, out, numbers)
-        return
-    deep = _closure([place])
-    if place.values is not None or any(one.values is not None for one in deep):
-        text = string_value(root)
-        for one in deep:
-            if one.values is not None:
-                _ask(one.values, text, out, numbers)
-    _element([root], deep, [one.deep for one in deep if one.deep is not None], out, numbers)
+    """Collects in `out` the entries whose condition some node fulfils, and in `numbers` the texts at places with numeric conditions.
+
+    `place` is the root of the trie and stands for the document, whose one element is `root`. An entry can be collected more than once.
+    """
+    found = place.children.get(root.tag)
+    if found is not None:
+        _visit(root, found, out, numbers)
+    if place.tests:
+        for one in _fitting(place.tests, "child", root.tag):
+            _visit(root, one, out, numbers)
+    if place.values is not None:
+        _ask(place.values, string_value(root), out, numbers)
+    if place.deep is not None:
+        _below(root, place.deep, True, out, numbers)
+        if place.deep.values is not None:
+            _ask(place.deep.values, string_value(root), out, numbers)
 
 
-def _plain(element: Any, place: Place, out: list[Entry], numbers: Numbers) -> None:
-    """The walk where every step is a name."""
-    values = place.values
-    if values is not None:
-        _ask(values, string_value(element), out, numbers)
-    if place.attributes:
-        _attributes(element, place.attributes, out, numbers)
+def _visit(element: Any, place: Place, out: list[Entry], numbers: Numbers) -> None:
+    """An element that has reached a place: what is asked about it, and its children that go on from there."""
+    if place.values is not None or place.own:
+        _conditions(element, place, out, numbers)
     children = place.children
     if children:
         for child in element:
             below = children.get(child.tag)
-            if below is not None:
-                values = below.values
-                if values is None or below.children or below.attributes:
-                    _plain(child, below, out, numbers)
-                elif values.numeric or not values.simple:
-                    _ask(values, string_value(child), out, numbers)
-                else:  # the usual leaf, in line: a quarter of the walk's time is calls
-                    found_entry = values.equal.get((child.text or "") if len(child) == 0 else string_value(child))
-                    if found_entry is not None:
-                        if type(found_entry) is dict:
-                            out.extend(found_entry)
-                        else:
-                            out.append(found_entry)
+            if below is None:
+                continue
+            values = below.values
+            if values is None or not below.leaf:
+                _visit(child, below, out, numbers)
+            elif values.numeric or not values.simple:
+                _ask(values, string_value(child), out, numbers)
+            else:  # the usual leaf, in line: a quarter of the walk's time is calls
+                found = values.equal.get((child.text or "") if len(child) == 0 else string_value(child))
+                if found is not None:
+                    if type(found) is dict:
+                        out.extend(found)
+                    else:
+                        out.append(found)
+    if place.tests:
+        for child in element:
+            if isinstance(child.tag, str):
+                for one in _fitting(place.tests, "child", child.tag):
+                    _visit(child, one, out, numbers)
+    if place.deep is not None:
+        _below(element, place.deep, False, out, numbers)
 
 
-def _closure(places: list[Place]) -> list[Place]:
-    """The places, and those that `//` reaches without a step."""
-    found = list(dict.fromkeys(places))
-    for one in found:
-        if one.deep is not None and one.deep not in found:
-            found.append(one.deep)
-    return found
+def _below(element: Any, deep: Place, with_self: bool, out: list[Entry], numbers: Numbers) -> None:
+    """A place that stands for an element and everything below: the nodes that take its next step are found in document order.
+
+    `with_self`: the element itself can take that step, because the place stands for its parent as well.
+    """
+    if deep.own or deep.values is not None:
+        for one in element.iter("*"):
+            _conditions(one, deep, out, numbers)
+    children = deep.children
+    if deep.tests:
+        for one in element.iter("*"):
+            if with_self or one is not element:
+                for found in _fitting(deep.tests, "child", one.tag):
+                    _visit(one, found, out, numbers)
+    if children:
+        # libxml2 looks for a few names faster than Python reads all; for many, one look at each element is less.
+        for one in element.iter(*children) if len(children) <= _FEW else element.iter("*"):
+            below = children.get(one.tag)
+            if below is not None and (with_self or one is not element):
+                _visit(one, below, out, numbers)
+    if deep.deep is not None:
+        _below(element, deep.deep, with_self, out, numbers)
+
+
+def _conditions(element: Any, place: Place, out: list[Entry], numbers: Numbers) -> None:
+    if place.values is not None:
+        _ask(place.values, string_value(element), out, numbers)
+    if place.texts is not None:
+        for part in (element.text, *(child.tail for child in element)):
+            if part:
+                _ask(place.texts, part, out, numbers)
+    if place.attributes:
+        _attributes(element, place.attributes, out, numbers)
+    if place.tests:
+        for name, value in element.attrib.items():
+            for found in _fitting(place.tests, "attribute", name):
+                if found.values is not None:
+                    _ask(found.values, value, out, numbers)
 
 
 def _attributes(element: Any, wanted: dict[str, Place], out: list[Entry], numbers: Numbers) -> None:
@@ -228,50 +253,3 @@ def _fitting(tests: dict[Test, Place], axis: str, name: str) -> list[Place]:
     uri, _, local = name.rpartition("}")
     keys = ((axis, None, None), (axis, uri[1:], None), (axis, None, local))
     return [found for key in keys if (found := tests.get(key)) is not None]
-
-
-def _element(element: Any, places: list[Place], deep: list[Place], out: list[Entry], numbers: Numbers) -> None:
-    """The children of an element or a list; `places` are the places of their parent, `deep` those that hold at every depth from here on.
-
-    Iterative, so that a deep event needs no deep stack.
-    """
-    stack = [(element, places, deep)]
-    while stack:
-        parent, places, deep = stack.pop()
-        for child in parent:
-            tag = child.tag
-            if not isinstance(tag, str):
-                continue
-            reached: list[Place] = []
-            for place in places:
-                found = place.children.get(tag)
-                if found is not None:
-                    reached.append(found)
-                if place.tests:
-                    reached.extend(_fitting(place.tests, "child", tag))
-            reached = _closure([*reached, *deep])
-            if not reached:
-                continue
-            _conditions(child, reached, deep, out, numbers)
-            if len(child):
-                stack.append((child, reached, list(dict.fromkeys([*deep, *(one.deep for one in reached if one.deep is not None)]))))
-
-
-def _conditions(element: Any, places: list[Place], deep: list[Place], out: list[Entry], numbers: Numbers) -> None:
-    text = None
-    for place in places:
-        if place.values is not None:
-            if text is None:
-                text = string_value(element)
-            _ask(place.values, text, out, numbers)
-        if place.texts is not None:
-            for part in (element.text, *(child.tail for child in element)):
-                if part:
-                    _ask(place.texts, part, out, numbers)
-        if place.attributes:
-            _attributes(element, place.attributes, out, numbers)
-        if place.tests:
-            for name, value in element.attrib.items():
-                for found in _fitting(place.tests, "attribute", name):
-                    if found.values is not None:
-                        _ask(found.values, value, out, numbers)
