@@ -18,11 +18,13 @@ from elementpath.tdop import ParseError
 from elementpath.xpath31 import XPath31Parser
 from elementpath.xpath_nodes import XPathNode
 
+from . import syntax as s
 from .dates import DateTime
 from .errors import FilterError, error_at
 from .frames import Event
 from .lexer import Lexer
 from .module import Module
+from .names import split
 
 # The codepoint collation is what XPath 3.1 section 2.1.1 asks for; elementpath's own default is the locale's, and where that locale is
 # missing the first comparison leaves a process-wide lock held and the second blocks for ever.
@@ -175,9 +177,17 @@ def _compile(module: Module) -> Any:
         raise error_at(module.text, module.start, "CLXQ0002", "The expression is nested too deeply") from error
 
 
+# Functions that build documents, and what they build with depends on the machine: for saxonche only.
+_NOT_HERE: Final = frozenset(
+    ("parse-xml", "parse-xml-fragment", "serialize", "json-to-xml", "xml-to-json", "analyze-string", "random-number-generator")
+)
+
+
 def knows(module: Module) -> bool:
     """Whether this engine can evaluate the module: an expression of its grammar, and no prolog but namespaces and external variables."""
     if module.functions or any(variable.value is not None for variable in module.variables):
+        return False
+    if any(isinstance(one, (s.Call, s.NamedRef)) and split(one.name)[1] in _NOT_HERE for one in s.walk(module.body)):
         return False
     try:
         _compile(module)

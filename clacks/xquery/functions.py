@@ -20,6 +20,7 @@ _FOREIGN: Final = {
         " local-name-from-QName:1 namespace-uri-from-QName:1 namespace-uri-for-prefix:2 in-scope-prefixes:1 path:0-1 id:1-2"
         " element-with-id:1-2 idref:1-2 generate-id:0-1 default-language:0 function-name:1 function-arity:1 for-each:2"
         " filter:2 fold-left:3 fold-right:3 for-each-pair:3 sort:1-3 apply:2 parse-json:1-2"
+        " parse-xml:1 parse-xml-fragment:1 serialize:1-2 json-to-xml:1-2 xml-to-json:1-2 analyze-string:2-3 random-number-generator:0-1"
     ),
     MAP: "merge:1-2 size:1 keys:1 contains:2 get:2 find:2 put:3 entry:2 remove:2 for-each:2",
     ARRAY: (
@@ -28,12 +29,11 @@ _FOREIGN: Final = {
     ),
 }
 
-# trace() writes to a log; parse-xml(), json-to-xml() and serialize() build documents of any size; function-lookup() would get around
-# this table; random-number-generator() never gives an answer twice.
+# trace() writes to a log, function-lookup() would get around this table, and the base URI of a filter tells where the agent stands.
 OUTSIDE: Final = frozenset(
     "doc doc-available collection uri-collection unparsed-text unparsed-text-lines unparsed-text-available json-doc environment-variable"  # noqa: SIM905
-    " available-environment-variables transform load-xquery-module function-lookup trace parse-xml parse-xml-fragment json-to-xml"
-    " xml-to-json serialize put random-number-generator static-base-uri base-uri document-uri stream-available analyze-string".split()
+    " available-environment-variables transform load-xquery-module function-lookup trace put static-base-uri"
+    " base-uri document-uri stream-available".split()
 )
 
 # Functions of the focus, and those with no argument: the evaluator builds them in.
