@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from clacks.xquery import FilterError, FilterIndex, compile_filter
+from clacks.xquery import FilterError, FilterIndex, Kinds, compile_filter
 from clacks.xquery.buckets import Bounds, Intervals, inside
 
 P = "declare namespace f='http://www.gonicus.de/Events'; "
@@ -104,6 +104,27 @@ def test_failures_are_counted_and_told_with_their_key() -> None:
     assert index.errors == 1
 
 
+def test_kinds_that_change_are_asked_for_every_event() -> None:
+    index: FilterIndex[str] = FilterIndex(defer=True)
+    mine, theirs = Kinds({"PhoneStatus"}), Kinds()
+    for name, kinds in (("mine", mine), ("theirs", theirs)):
+        index.add(name, None, kinds)
+        index.add(f"{name} with a filter", compile_filter(P + "//f:CallerId = '5'"), kinds)
+        index.add(f"{name} without conditions", compile_filter("count(//*) > 0"), kinds)
+    keys = ["mine", "mine with a filter", "mine without conditions"]
+    assert index.match(phone("5")) == index.match(phone("5"), None, "PhoneStatus") == (keys, [])
+    mine.clear()
+    assert index.match(phone("5")) == ([], [])
+    theirs.add("PhoneStatus")
+    assert len(index.match(phone("5"))[0]) == 3
+    for name in ("mine", "theirs"):
+        for key in (name, f"{name} with a filter", f"{name} without conditions"):
+            index.remove(key)
+    assert index.is_empty()
+    index.add("one", compile_filter(P + "//f:CallerId = '5'"), mine)
+    assert index.match(phone("5")) == ([], []), "the only candidate is looked at too"
+
+
 def test_a_key_sees_only_its_kinds() -> None:
     index = FilterIndex[str]()
     for name, kinds in (("phones", ["PhoneStatus"]), ("both", ["PhoneStatus", "Other"]), ("none", []), ("all", None)):
@@ -147,7 +168,7 @@ def test_ten_thousand_subscribers_come_and_go() -> None:
 
 def test_filters_that_differ_in_free_literals_share_a_template() -> None:
     one, other = (compile_filter(f"{P}/f:Event/f:PhoneStatus[f:CallerId = '{caller}']") for caller in ("1", "it''s"))
-    assert one.compiled is compile_filter(f'{P}/f:Event/f:PhoneStatus[f:CallerId = \'2\']').compiled
+    assert one.compiled is compile_filter(f"{P}/f:Event/f:PhoneStatus[f:CallerId = '2']").compiled
     assert one.compiled is not other.compiled or other.params == ("it's",)
     assert other.matches(phone("it's"))
     assert not one.matches(phone("it's"))

@@ -19,6 +19,6 @@ from .errors import FilterError
 from .explain import Clause, Explanation
 from .filter import Filter, compile_filter
 from .generate import generate
-from .index import FilterIndex
+from .index import FilterIndex, Kinds
 
-__all__ = ["Clause", "Explanation", "Filter", "FilterError", "FilterIndex", "compile_filter", "generate"]
+__all__ = ["Clause", "Explanation", "Filter", "FilterError", "FilterIndex", "Kinds", "compile_filter", "generate"]

@@ -24,6 +24,15 @@ from .values import is_numeric
 
 K = TypeVar("K", bound=Hashable)
 
+
+class Kinds(set[str]):
+    """Names of events that many keys share and that may change while they do: the index asks it anew for every event."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
 _NO_FILTERS: Final[tuple[Filter, ...]] = ()
 
 
@@ -32,7 +41,7 @@ class _Entry:
 
     __slots__ = ("choice", "exact", "filters", "key", "kinds", "number")
 
-    def __init__(self, number: int, key: Any, filters: Filter | tuple[Filter, ...], kinds: frozenset[str] | None) -> None:
+    def __init__(self, number: int, key: Any, filters: Filter | tuple[Filter, ...], kinds: frozenset[str] | Kinds | None) -> None:
         self.number = number
         self.key = key
         self.filters = filters
@@ -58,6 +67,7 @@ class FilterIndex(Generic[K]):
         self._variables: dict[str, Values] = {}
         # Keys that no condition finds, by the kind of event they may see; None holds those that see all.
         self._always: dict[str | None, Any] = {}
+        self._shared: dict[Kinds, Any] = {}  # the same, of those whose kinds may change
         self._kinds = 0
         self.errors = 0
 
@@ -69,27 +79,26 @@ class FilterIndex(Generic[K]):
 
     def is_empty(self) -> bool:
         """Whether nothing is left of what was added: for tests."""
-        return not (self._entries or self._variables or self._always or self._kinds) and self._root.empty()
+        return not (self._entries or self._variables or self._always or self._shared or self._kinds) and self._root.empty()
 
     # --- changing ------------------------------------------------------------------------------------------------------------------
 
     def add(self, key: K, filter: Filter | Iterable[Filter] | None, kinds: Collection[str] | None = None) -> None:  # noqa: A002
         """`filter` None matches every event; of several filters all must match. `kinds` are the local names of the event elements
-        (the child of the root) that this key may ever see, whatever its filter says; None is all. Raises KeyError for a key that is
-        there already."""
+        (the child of the root) that this key may ever see, whatever its filter says; None is all, and of `Kinds` it is what they are
+        when an event comes. Raises KeyError for a key that is there already."""
         if key in self._entries:
             raise KeyError(key)
         filters = _NO_FILTERS if filter is None else filter if isinstance(filter, Filter) else tuple(filter)
         if isinstance(filters, tuple) and len(filters) == 1:
             filters = filters[0]
-        entry = _Entry(next(self._numbers), key, filters, None if kinds is None else frozenset(kinds))
+        entry = _Entry(next(self._numbers), key, filters, kinds if kinds is None or isinstance(kinds, Kinds) else frozenset(kinds))
         self._entries[key] = entry
         self._kinds += kinds is not None
         options = _options(filters)
         if not options:
             entry.exact = YES if filters == () else NO
-            for kind in (None,) if entry.kinds is None else entry.kinds:
-                put(self._always, kind, entry)
+            self._always_of(entry, put)
             return
         entry.choice = 0 if len(options) == 1 else min(range(len(options)), key=lambda choice: self._weight(*options[choice]))
         chosen, atoms = options[entry.choice]
@@ -103,8 +112,7 @@ class FilterIndex(Generic[K]):
         entry = self._entries.pop(key)
         self._kinds -= entry.kinds is not None
         if entry.choice < 0:
-            for kind in (None,) if entry.kinds is None else entry.kinds:
-                take(self._always, kind, entry)
+            self._always_of(entry, take)
             return
         chosen, atoms = _options(entry.filters)[entry.choice]
         params = chosen.params
@@ -117,6 +125,13 @@ class FilterIndex(Generic[K]):
                 self._root.prune(atom.pattern)
             else:
                 self._variables.pop(atom.variable, None)
+
+    def _always_of(self, entry: _Entry, change: Callable[[dict[Any, Any], Any, Any], object]) -> None:
+        if isinstance(entry.kinds, Kinds):
+            change(self._shared, entry.kinds, entry)
+            return
+        for kind in (None,) if entry.kinds is None else entry.kinds:
+            change(self._always, kind, entry)
 
     def _values(self, atom: Atom) -> Values:
         if atom.variable is None:
@@ -133,9 +148,13 @@ class FilterIndex(Generic[K]):
 
     # --- asking --------------------------------------------------------------------------------------------------------------------
 
-    def match(self, document: Document, variables: Mapping[str, object] | None = None) -> tuple[list[K], list[K]]:
-        """The keys whose filters match the event, and those that are left undecided, both in the order they were added."""
+    def match(self, document: Document, variables: Mapping[str, object] | None = None, kind: str | None = None) -> tuple[list[K], list[K]]:
+        """The keys whose filters match the event, and those that are left undecided, both in the order they were added.
+
+        `kind` is the event's, if the caller knows it: else it is looked for."""
         root = document.getroot()
+        if kind is None and self._kinds:
+            kind = kind_of(root)
         found: list[_Entry] = []
         numbers: Numbers = {}
         walk(root, self._root, found, numbers)
@@ -145,15 +164,17 @@ class FilterIndex(Generic[K]):
                 values.ask_numbers(texts, single if len(texts) == 1 else found)
         if variables and self._variables:
             self._ask_variables(variables, found)
-        if self._always:
-            self._ask_always(root, found)
+        if self._always or self._shared:
+            self._ask_always(kind, found)
         if not (found or single):
             return [], []
-        if len(found) + len(single) == 1 and not self._kinds:
+        if len(found) + len(single) == 1:
             (only,) = found or single
+            if only.kinds is not None and kind not in only.kinds:
+                return [], []
             if only.exact == YES or (single and only.exact != NO):
                 return [only.key], []
-        return self._decided(found, single, document, variables)
+        return self._decided(found, single, document, variables, kind)
 
     def _ask_variables(self, variables: Mapping[str, object], found: list[_Entry]) -> None:
         for name, values in self._variables.items():
@@ -163,16 +184,19 @@ class FilterIndex(Generic[K]):
             elif is_numeric(value):
                 values.ask_number(as_double(value), found)
 
-    def _ask_always(self, root: Any, found: list[_Entry]) -> None:
-        for kind in (None, kind_of(root)) if self._kinds else (None,):
-            bucket = self._always.get(kind) if kind is not None or None in self._always else None
+    def _ask_always(self, kind: str | None, found: list[_Entry]) -> None:
+        always = self._always
+        buckets = [always[place] for place in ((None,) if kind is None else (None, kind)) if place in always]
+        if self._shared:
+            buckets += [bucket for kinds, bucket in self._shared.items() if kind in kinds]
+        for bucket in buckets:
             if type(bucket) is dict:
                 found.extend(bucket)
-            elif bucket is not None:
+            else:
                 found.append(bucket)
 
     def _decided(self, found: list[_Entry], single: list[_Entry], document: Document,
-                 variables: Mapping[str, object] | None) -> tuple[list[K], list[K]]:  # fmt: skip
+                 variables: Mapping[str, object] | None, kind: str | None) -> tuple[list[K], list[K]]:  # fmt: skip
         matched: list[K] = []
         undecided: list[K] = []
         sure = {entry for entry in found if entry.exact == YES} if len(found) != 1 else found if found[0].exact == YES else ()
@@ -180,7 +204,6 @@ class FilterIndex(Generic[K]):
         candidates = found + single
         if len(candidates) > 1:
             candidates = sorted(dict.fromkeys(candidates), key=_number)
-        kind = kind_of(document.getroot()) if self._kinds else None
         event: Event | None = None
         for entry in candidates:
             if entry.kinds is not None and kind not in entry.kinds:
