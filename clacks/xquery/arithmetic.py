@@ -25,9 +25,10 @@ def _truncated(left: Any, right: Any) -> int:
             raise FilterError("FOAR0001")
         if not math.isfinite(left) or math.isnan(right):
             raise FilterError("FOAR0002")
-        if math.isinf(right):
-            return 0
-        left, right = Decimal(left), Decimal(right)
+        quotient = left / right
+        if math.isinf(quotient):
+            raise FilterError("FOAR0002")
+        return int(quotient)  # the product of the definition is a double as well: 2e0 idiv 1e-1 is 20
     if right == 0:
         raise FilterError("FOAR0001")
     if type(left) is int and type(right) is int:
