@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import shutil
 import threading
 import time
@@ -601,13 +602,20 @@ def test_an_event_of_an_xsd_1_1_schema_is_known_to_need_a_worker_before_it_is_pa
     assert not registry.current.needs_worker(event(other))
 
 
-def test_a_string_function_in_an_assertion_neither_fails_nor_hangs(folder: Path, write: Write) -> None:
+def test_a_string_function_in_an_assertion_neither_fails_nor_hangs(folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """elementpath's default collation is the locale's; where that is not installed it locks up for ever (DESIGN, section 3)."""
+    monkeypatch.setattr(locale, "setlocale", _a_locale_that_is_not_there)
     write("Span.xsd", xsd(asserting("Span").replace("e:from le e:to", "contains('abc', 'b') and starts-with(string(e:to), '2')")))
     registry = of(folder)
     body = event("<Span><from>1</from><to>2</to></Span>")
     for _ in range(2):
         assert registry.current.examine(body).name == "Span"
+
+
+def _a_locale_that_is_not_there(category: int, name: str | None = None) -> str:
+    if name is not None:
+        raise locale.Error(f"{name} is not installed")
+    return "xx_XX.UTF-8"
 
 
 def test_a_value_that_xmlschema_chokes_on_is_refused(folder: Path, write: Write) -> None:

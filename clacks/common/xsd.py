@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -259,6 +259,9 @@ def plain(message: str) -> str:
     return shortened(message.replace(f"{{{EVENTS}}}", "").replace(f"{{{XS}}}", "xs:"), 300)
 
 
+CODEPOINT: Final = "http://www.w3.org/2005/xpath-functions/collation/codepoint"
+
+
 def _model(source: Source, version: str) -> Any:
     """The xmlschema model of a file. Raises Broken."""
     import xmlschema
@@ -267,16 +270,17 @@ def _model(source: Source, version: str) -> Any:
     make = xmlschema.XMLSchema11 if version == "1.1" else xmlschema.XMLSchema10
     texts = {url: ordinary(text) for url, text in source.texts.items()}
     try:
-        model = make(source.url, opener=_opener(texts), allow="local", defuse="always", use_fallback=False)
+        model = make(source.url, opener=_opener(texts), allow="local", defuse="always", use_fallback=False, build=False)
+        # An assertion compares by code point, whatever the process's locale: with another one elementpath can fail or lock up for ever,
+        # when it evaluates and also, where an expression is constant, when it parses.
+        parser = partial(model.maps.xpath_parser_class, default_collation=CODEPOINT)
+        object.__setattr__(model.maps, "xpath_parser_class", parser)  # its own __setattr__ takes this from no user
+        model.build()
     except xmlschema.XMLSchemaParseError as error:
         line = getattr(error.elem, "sourceline", None)
         raise Broken(source.path, line or _line_of(source, error.elem), shortened(error.message, 300)) from error
     except (xmlschema.XMLSchemaException, ElementPathError, ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise Broken(source.path, 0, shortened(str(error), 300)) from error
-    for component in model.maps.iter_components():
-        if (parser := getattr(component, "parser", None)) is not None:
-            # An assertion compares by code point, whatever the process's locale: with another one elementpath can lock up for ever.
-            parser.default_collation = "http://www.w3.org/2005/xpath-functions/collation/codepoint"
     return model
 
 
