@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -41,6 +42,9 @@ class Nobody:
 
     def admits(self, user: str) -> bool:
         return False
+
+    def certified(self, names: Sequence[str]) -> Sequence[str]:
+        return ()
 
 
 def test_changed_handshakes() -> None:

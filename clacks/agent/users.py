@@ -5,6 +5,9 @@ The file is TOML, one table a user:
     [users.admin]
     scram = "SCRAM-SHA-256$16384:SALT$STORED_KEY:SERVER_KEY"     # the form PostgreSQL uses (base64)
     groups = ["admin"]
+    certificates = ["CN=admin", "URI:spiffe://example.net/admin"]  # names in client certificates that stand for this user
+
+A user has a password, certificates, or both.
 
 It is written by `clacks user`, whole and at once, so an agent never reads half a file.
 """
@@ -31,28 +34,41 @@ ITERATIONS: Final = 16384
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FORM: Final = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
+# CN of the subject, or a subject alternative name, as `amqp.connection.certificate_names` writes them.
+_CERTIFICATE: Final = re.compile(r"(CN=|DNS:|email:|URI:).+")
+_CERTIFICATE_HINT: Final = "It looks like CN=anna, DNS:host.example.net, email:anna@example.net or URI:spiffe://example.net/anna."
+
+ANONYMOUS: Final = "anonymous"  # the user without a name; nobody else may be called that
 ADMINISTRATORS: Final = "admin"  # the group whose members may stop an agent
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One user: the name, what is kept instead of the password, and the groups."""
+    """One user: the name, what is kept instead of the password (None: there is none), the groups, and the names in certificates."""
 
     name: str
-    verifier: ScramVerifier
+    verifier: ScramVerifier | None
     groups: frozenset[str] = frozenset()
+    certificates: frozenset[str] = frozenset()
 
 
-def make_user(name: str, password: str, groups: Sequence[str] = ()) -> User:
-    """A user with this password. Raises ClacksError for a name or a password that cannot be used."""
+def make_user(name: str, password: str | None, groups: Sequence[str] = (), certificates: Sequence[str] = ()) -> User:
+    """A user with this password; None: with certificates only. Raises ClacksError for what cannot be used."""
     if not NAME.fullmatch(name):
         raise _invalid(
             name, "a user's name has up to 64 letters, digits and . _ @ -, and begins with a letter or a digit", "Choose another."
         )
+    if name == ANONYMOUS:
+        raise _invalid(name, "this is the name of whoever has none", "Choose another.")
+    for certificate in certificates:
+        if not _CERTIFICATE.fullmatch(certificate):
+            raise _invalid(name, f"{certificate!r} is no name in a certificate", _CERTIFICATE_HINT)
+    if password is None:
+        return User(name, None, frozenset(groups), frozenset(certificates))
     if not password:
         raise _invalid(name, "the password is empty", "Choose one.")
     try:
-        return User(name, make_verifier(password, ITERATIONS), frozenset(groups))
+        return User(name, make_verifier(password, ITERATIONS), frozenset(groups), frozenset(certificates))
     except ValueError as error:
         raise _invalid(name, str(error), "Choose another password.") from error
 
@@ -70,7 +86,15 @@ def read_users(path: Path) -> dict[str, User]:
     tables = content.get("users", {})
     if not isinstance(tables, dict):
         raise _invalid(str(path), "users is not a table", "See docs/running.md for its form.")
-    return {name: _user(path, name, table) for name, table in tables.items()}
+    users = {name: _user(path, name, table) for name, table in tables.items()}
+    owners: dict[str, str] = {}
+    for user in users.values():
+        for certificate in user.certificates:
+            if certificate in owners:
+                both = f"{certificate} stands for both {owners[certificate]} and {user.name}"
+                raise _invalid(str(path), both, "Leave it to one of them.")
+            owners[certificate] = user.name
+    return users
 
 
 def write_users(path: Path, users: Mapping[str, User]) -> None:
@@ -84,8 +108,11 @@ def write_users(path: Path, users: Mapping[str, User]) -> None:
             del tables[name]
         for name, user in users.items():
             table = tables.setdefault(name, tomlkit.table())
-            table["scram"] = _form(user.verifier)
+            if user.verifier is not None:
+                table["scram"] = _form(user.verifier)
             table["groups"] = sorted(user.groups)
+            if user.certificates or "certificates" in table:
+                table["certificates"] = sorted(user.certificates)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
             file.write(tomlkit.dumps(document))  # mkstemp makes it readable by its owner only
@@ -115,14 +142,18 @@ class UserBook:
 
     def verifier(self, user: str) -> ScramVerifier:
         found = self.users.get(user)
-        if found is not None:
+        if found is not None and found.verifier is not None:
             return found.verifier
         # An unknown user gets a salt that depends on the name only, and keys that nothing hashes to.
         salt = hmac.digest(self._secret, user.encode("utf-8", "replace"), "sha256")[:16]
         return ScramVerifier(salt, secrets.token_bytes(32), secrets.token_bytes(32), ITERATIONS)
 
+    def certified(self, names: Sequence[str]) -> Sequence[str]:
+        """The users that a client certificate with these names stands for; each name has to be exactly one of theirs."""
+        return sorted({user.name for user in self.users.values() if not user.certificates.isdisjoint(names)})
+
     def admits(self, user: str) -> bool:
-        return user in self.users or (self._anonymous and user == "anonymous")
+        return user in self.users or (self._anonymous and user == ANONYMOUS)
 
     def administers(self, user: str) -> bool:
         found = self.users.get(user)
@@ -130,16 +161,28 @@ class UserBook:
 
 
 def _user(path: Path, name: str, table: Any) -> User:
-    scram = table.get("scram") if isinstance(table, dict) else None
+    again = f"Set it anew with `clacks user passwd {name}`."
+    if not isinstance(table, dict) or not NAME.fullmatch(name) or name == ANONYMOUS:
+        raise _invalid(str(path), f"the entry of {name} is not in order", again)
+    groups, certificates, scram = table.get("groups", []), table.get("certificates", []), table.get("scram")
+    if not isinstance(groups, list) or not isinstance(certificates, list) or (scram is None and not certificates):
+        raise _invalid(str(path), f"the entry of {name} is not in order", again)
+    for certificate in certificates:
+        if not isinstance(certificate, str) or not _CERTIFICATE.fullmatch(certificate):
+            raise _invalid(str(path), f"{certificate!r} of {name} is no name in a certificate", _CERTIFICATE_HINT)
+    verifier = None if scram is None else _verifier(path, name, scram, again)
+    return User(name, verifier, frozenset(str(group) for group in groups), frozenset(certificates))
+
+
+def _verifier(path: Path, name: str, scram: Any, hint: str) -> ScramVerifier:
     match = _FORM.fullmatch(scram) if isinstance(scram, str) else None
-    groups = table.get("groups", []) if isinstance(table, dict) else []
-    if match is None or not NAME.fullmatch(name) or not isinstance(groups, list):
-        raise _invalid(str(path), f"the entry of {name} is not in order", f"Set it anew with `clacks user passwd {name}`.")
+    if match is None:
+        raise _invalid(str(path), f"the entry of {name} is not in order", hint)
     try:
         salt, stored, server = (base64.b64decode(part, validate=True) for part in match.groups()[1:])
     except ValueError as error:
-        raise _invalid(str(path), f"the entry of {name} is not base64", f"Set it anew with `clacks user passwd {name}`.") from error
-    return User(name, ScramVerifier(salt, stored, server, int(match[1])), frozenset(str(group) for group in groups))
+        raise _invalid(str(path), f"the entry of {name} is not base64", hint) from error
+    return ScramVerifier(salt, stored, server, int(match[1]))
 
 
 def _form(verifier: ScramVerifier) -> str:

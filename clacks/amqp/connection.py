@@ -66,6 +66,7 @@ class Options:
     max_message_size: int = 1024 * 1024
     channel_max: int = 255
     idle_timeout: float = 60.0
+    handshake_timeout: float = HANDSHAKE_SECONDS
     capabilities: tuple[str, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict)
 
@@ -93,15 +94,19 @@ class Connection(asyncio.Protocol):
         make_handshake: Callable[[Connection], Handshake],
         *,
         server: bool,
+        admit: Callable[[Connection], None] | None = None,
         on_lost: Callable[[Connection], None] | None = None,
     ) -> None:
-        """`make_handshake` is asked when `peer` and `secure` are known; `on_lost` comes last of all."""
+        """`make_handshake` is asked when `peer`, `secure` and `certificate` are known. `admit` is asked when the peer is authenticated and
+        opens; if it raises AmqpError, the connection is closed with its condition. `on_lost` comes last of all."""
         self.options = options
         self.handler = handler
         self.user = ""
         self.loop = asyncio.get_running_loop()
         self.peer: tuple[Any, ...] | None = None
         self.secure = False
+        self.certificate: tuple[str, ...] = ()
+        self.too_slow = False
         self.paused = False
         self.touched = False
         self.scratch = thread_scratch()
@@ -112,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._make_handshake = make_handshake
         self._handshake: Handshake | None = None
         self._server = server
+        self._admit = admit
         self._on_lost = on_lost
         self._engine: Engine | None = None
         self._transport: asyncio.Transport | None = None
@@ -146,6 +152,11 @@ class Connection(asyncio.Protocol):
     @property
     def remote_properties(self) -> dict[str, Any]:
         return read_map(lib.pn_connection_remote_properties(self._living().connection))
+
+    @property
+    def condition(self) -> Condition | None:
+        """Why it ended, or is about to."""
+        return self._condition
 
     @property
     def loopback(self) -> bool:
@@ -235,7 +246,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self.peer = transport.get_extra_info("peername")
         self.secure = transport.get_extra_info("ssl_object") is not None
-        self._deadline = self.loop.call_later(HANDSHAKE_SECONDS, self._too_slow)
+        if self._server:
+            self.certificate = certificate_names(transport.get_extra_info("peercert") or {})
+        self._deadline = self.loop.call_later(self.options.handshake_timeout, self._too_slow)
         self._handshake = self._make_handshake(self)
         self._handshake.start(self._transport, self._authenticated, self._not_authenticated)
 
@@ -330,13 +343,15 @@ class Connection(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         if not self.ready.done():
-            self._condition = Condition("amqp:connection:forced", f"the peer did not open the connection within {HANDSHAKE_SECONDS:g} s")
+            self.too_slow = True
+            seconds = self.options.handshake_timeout
+            self._condition = Condition("amqp:connection:forced", f"the peer did not open the connection within {seconds:g} s")
             self.abort()
 
-    def _open(self) -> None:
+    def _open(self, **properties: Any) -> None:
         pointer = self._living().connection
         write_symbols(lib.pn_connection_offered_capabilities(pointer), self.options.capabilities)
-        write_map(lib.pn_connection_properties(pointer), self.options.properties)
+        write_map(lib.pn_connection_properties(pointer), self.options.properties | properties)
         lib.pn_connection_open(pointer)
 
     # --- bytes in, events out ---
@@ -387,6 +402,18 @@ class Connection(asyncio.Protocol):
 
     def _remote_open(self, event: Any) -> None:
         if self._server:
+            try:
+                if self._admit is not None:
+                    self._admit(self)
+            except AmqpError as error:
+                # Clients that know this property (it is a convention, not a standard) wait for the close instead of starting.
+                self._open(**{"amqp:connection-establishment-failed": True})
+                if self._deadline is not None:
+                    self._deadline.cancel()
+                if not self.ready.done():
+                    self.ready.set_exception(error)
+                self.close(error.condition)
+                return
             self._open()
         if self._deadline is not None:
             self._deadline.cancel()
@@ -425,6 +452,8 @@ class Connection(asyncio.Protocol):
         lib.pn_session_free(session)
 
     def _link_remote_open(self, event: Any) -> None:
+        if not self._told:
+            return  # it was not admitted, and did not wait to hear of it
         pointer = _event_link(event)
         link = self._links.get(pointer)
         if link is not None:
@@ -536,6 +565,14 @@ _REACTIONS: Final[dict[int, Callable[[Connection, Any], None]]] = {
     lib.PN_LINK_REMOTE_DETACH: Connection._link_remote_detach,
     lib.PN_TRANSPORT_ERROR: Connection._transport_error,
 }
+
+
+def certificate_names(certificate: dict[str, Any]) -> tuple[str, ...]:
+    """The names in a verified certificate (as `ssl.SSLSocket.getpeercert` gives it) in the form of OpenSSL: CN=anna, DNS:host.example.net,
+    email:anna@example.net, URI:spiffe://example.net/anna. Each kind has a prefix of its own, so no name of one can pass for another's."""
+    common = [f"CN={value}" for rdn in certificate.get("subject", ()) for key, value in rdn if key == "commonName"]
+    kinds = ("DNS", "email", "URI")
+    return (*common, *(f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ()) if kind in kinds))
 
 
 def is_loopback(host: str) -> bool:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from .codec import CodecError, Described, Symbol, SymbolArray, UByte, decode, encode
+from .gate import Gate, Refused, origin
 from .outcome import AmqpError, Condition
 
 SASL_HEADER: Final = b"AMQP\x03\x01\x00\x00"
 AMQP_HEADER: Final = b"AMQP\x00\x01\x00\x00"
 
 _MECHANISMS, _INIT, _CHALLENGE, _RESPONSE, _OUTCOME = 0x40, 0x41, 0x42, 0x43, 0x44
-_OK, _AUTH, _SYS = 0, 1, 2
+_OK, _AUTH, _SYS, _SYS_TEMP = 0, 1, 2, 4
 
 # 5.3.1 limits SASL frames to 512 bytes; some clients send a long hostname or token, none has been seen over 4 KiB.
 MAX_SASL_FRAME: Final = 4096
@@ -61,21 +62,26 @@ class Authenticator(Protocol):
     def verifier(self, user: str) -> ScramVerifier:
         """The user's verifier. For an unknown user one that fits no password, the same at every call, so that nobody can tell."""
 
+    def certified(self, names: Sequence[str]) -> Sequence[str]:
+        """The users that a verified client certificate with these names (`certificate_names`) stands for."""
+
     def admits(self, user: str) -> bool:
         """Whether this name, proven now, may come in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who a client is. Without a user it is anonymous."""
+    """Who a client is. `certified`: it has shown a certificate of its own in TLS, which stands for it where there is no password; the user
+    may be left out then. With neither it is anonymous."""
 
     user: str = ""
     password: str = ""
+    certified: bool = False
 
 
 class SaslFailure(AmqpError):
     """The handshake failed. `kind`: "credentials" (wrong), "mechanism" (none in common), "exposed" (the password would travel in clear),
-    "protocol" (the peer does not speak AMQP). `offered` lists the server's mechanisms."""
+    "later" (the server refuses for a while), "protocol" (the peer does not speak AMQP). `offered` lists the server's mechanisms."""
 
     def __init__(self, kind: str, sentence: str, offered: Sequence[str] = ()) -> None:
         super().__init__(Condition("amqp:unauthorized-access", sentence))
@@ -111,11 +117,17 @@ class Handshake:
         try:
             user = await self._negotiate()
         except SaslFailure as failure:
+            self._note(failure)
             failed(failure)
         except (CodecError, ValueError) as error:
-            failed(SaslFailure("protocol", f"the handshake is broken: {error}"))
+            failure = SaslFailure("protocol", f"the handshake is broken: {error}")
+            self._note(failure)
+            failed(failure)
         else:
             succeeded(user, bytes(self._buffer))
+
+    def _note(self, failure: SaslFailure) -> None:
+        """What a side wants to remember of a failure."""
 
     async def _negotiate(self) -> str:
         raise NotImplementedError
@@ -144,12 +156,16 @@ class Handshake:
         return int(value.descriptor), value.value
 
     def _send(self, code: int, *fields: Any) -> None:
-        body = encode(Described(code, list(fields)))
-        self._write((len(body) + 8).to_bytes(4, "big") + b"\x02\x01\x00\x00" + body)
+        self._write(_sasl_frame(code, *fields))
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+
+def _sasl_frame(code: int, *fields: Any) -> bytes:
+    body = encode(Described(code, list(fields)))
+    return (len(body) + 8).to_bytes(4, "big") + b"\x02\x01\x00\x00" + body
 
 
 def _field(fields: list[Any], position: int, kind: type, default: Any = None) -> Any:
@@ -165,19 +181,38 @@ def _field(fields: list[Any], position: int, kind: type, default: Any = None) ->
 
 
 class ServerHandshake(Handshake):
-    """Offers what the authenticator offers and lets in whom it lets in."""
+    """Offers what the authenticator offers and lets in whom it lets in, as often as the gate permits."""
 
-    def __init__(self, authenticator: Authenticator, *, secure: bool, loopback: bool) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        secure: bool,
+        loopback: bool,
+        certificate: Sequence[str] = (),
+        gate: Gate | None = None,
+        address: str = "",
+    ) -> None:
+        """`certificate`: the names in the client's certificate, which TLS has verified; EXTERNAL is offered to whoever has shown one.
+        `address` is the client's."""
         super().__init__()
         self._authenticator = authenticator
-        self._offered = tuple(authenticator.mechanisms(secure=secure, loopback=loopback))
+        self._certificate = tuple(certificate)
+        self._gate = gate or Gate()
+        self._address = address
+        self._origin = origin(address)
+        self._claimed = ""
+        self._offered = (*(["EXTERNAL"] if certificate else []), *authenticator.mechanisms(secure=secure, loopback=loopback))
+
+    def _note(self, failure: SaslFailure) -> None:
+        self._gate.refused(failure.kind, failure.condition.description, self._address, self._claimed)
 
     async def _negotiate(self) -> str:
         header = await self._exactly(8)
         self._write(SASL_HEADER)  # 2.2: to an unknown header, and to AMQP without SASL, the one that is served is the answer
         if header != SASL_HEADER:
             raise SaslFailure("protocol", "the peer does not begin with SASL")
-        self._send(_MECHANISMS, SymbolArray(Symbol(name) for name in self._offered))
+        self._write(_offer(self._offered))
         _, fields = await self._frame(_INIT)
         name = str(_field(fields, 0, Symbol, ""))
         initial = _field(fields, 1, bytes, b"")
@@ -187,12 +222,26 @@ class ServerHandshake(Handshake):
                 raise SaslFailure("mechanism", f"the mechanism {name} is not offered", self._offered)
             user, extra = await serve(self, initial)
             if not self._authenticator.admits(user):
-                raise SaslFailure("credentials", f"{user} is not admitted")
-        except SaslFailure:
+                raise SaslFailure("credentials", f"{user!r} is not admitted")
+        except Refused as refused:
+            self._send(_OUTCOME, UByte(_SYS_TEMP))
+            raise SaslFailure("later", refused.condition.description) from refused
+        except SaslFailure as failure:
+            if failure.kind == "credentials":
+                self._gate.failed(self._origin, self._claimed)
             self._send(_OUTCOME, UByte(_AUTH))
             raise
+        if self._claimed:
+            self._gate.succeeded(self._origin, user)
         self._send(_OUTCOME, UByte(_OK), extra)
         return user
+
+    async def _claim(self, user: str) -> None:
+        """A password for this name is about to be checked. Raises Refused; waits the same time whether it will be right or wrong."""
+        self._claimed = user
+        delay = self._gate.attempt(self._origin, user)
+        if delay:
+            await asyncio.sleep(delay)
 
     async def _exchange(self, challenge: bytes) -> bytes:
         self._send(_CHALLENGE, challenge)
@@ -206,9 +255,10 @@ class ServerHandshake(Handshake):
         if len(parts) != 3:
             raise SaslFailure("credentials", "the PLAIN message is malformed")
         identity, user, password = (part.decode("utf-8", "replace") for part in parts)
+        await self._claim(user)
         verifier = self._authenticator.verifier(user)
         try:
-            right = await asyncio.get_running_loop().run_in_executor(None, verifier.fits, password)
+            right = await self._gate.work(self._origin, verifier.fits, password)
         except ValueError:
             right = False
         if not right or identity not in ("", user):
@@ -230,12 +280,25 @@ class ServerHandshake(Handshake):
         server = ScramMechanism("SCRAM-SHA-256").make_server(lookup)
         try:
             server.set_client_first((initial or await self._exchange(b"")).decode("utf-8"))
+            await self._claim(name)
             final = await self._exchange(server.get_server_first().encode())
             server.set_client_final(final.decode("utf-8"))
         except (ScramException, UnicodeDecodeError) as error:
             raise SaslFailure("credentials", f"wrong user or password for {name!r}") from error
         # The server's signature travels with the outcome (5.3.3.6), where clients without a further response look for it too.
         return name, server.get_server_final().encode()
+
+    async def _external(self, initial: bytes) -> tuple[str, bytes | None]:
+        """RFC 4422, appendix A. The message names the user where the certificate stands for several."""
+        wanted = initial.decode("utf-8", "replace")
+        users = [user for user in self._authenticator.certified(self._certificate) if wanted in ("", user)]
+        if len(users) != 1:
+            shown, what = (
+                ", ".join(self._certificate),
+                "several users, and none is named" if users else repr(wanted) if wanted else "a user",
+            )
+            raise SaslFailure("credentials", f"the certificate ({shown}) {'stands' if users else 'does not stand'} for {what}")
+        return users[0], None
 
     async def _anonymous(self, initial: bytes) -> tuple[str, bytes | None]:
         """RFC 4505; the trace is ignored."""
@@ -244,10 +307,20 @@ class ServerHandshake(Handshake):
 
 # Each answers the user and what goes along with a good outcome.
 _SERVED: Final[dict[str, Callable[[ServerHandshake, bytes], Awaitable[tuple[str, bytes | None]]]]] = {
+    "EXTERNAL": ServerHandshake._external,
     "SCRAM-SHA-256": ServerHandshake._scram,
     "PLAIN": ServerHandshake._plain,
     "ANONYMOUS": ServerHandshake._anonymous,
 }
+
+
+def _offer(mechanisms: Sequence[str]) -> bytes:
+    return _sasl_frame(_MECHANISMS, SymbolArray(Symbol(name) for name in mechanisms))
+
+
+def refusal(mechanisms: Sequence[str]) -> bytes:
+    """All of a server's side for somebody who is not even heard: "not now" (5.3.3.6, sys-temp), in the order a client reads it."""
+    return SASL_HEADER + _offer(mechanisms) + _sasl_frame(_OUTCOME, UByte(_SYS_TEMP))
 
 
 # --- the client's side -----------------------------------------------------------------------------------------------------------
@@ -275,6 +348,10 @@ class ClientHandshake(Handshake):
         return self._credentials.user or name.lower()
 
     def _choose(self, offered: Sequence[str]) -> tuple[str, Callable[[ClientHandshake, Sequence[str]], Awaitable[None]]]:
+        if self._credentials.certified and not self._credentials.password:
+            if "EXTERNAL" in offered:
+                return "EXTERNAL", ClientHandshake._external
+            raise SaslFailure("mechanism", "the certificate is not asked for", offered)
         if not self._credentials.user:
             if "ANONYMOUS" in offered:
                 return "ANONYMOUS", ClientHandshake._anonymous
@@ -290,15 +367,24 @@ class ClientHandshake(Handshake):
     def _init(self, name: str, initial: bytes) -> None:
         self._send(_INIT, Symbol(name), initial, self._hostname)
 
-    async def _outcome(self, offered: Sequence[str]) -> bytes:
+    async def _outcome(self, offered: Sequence[str]) -> None:
         _, fields = await self._frame(_OUTCOME)
+        self._check(fields, offered)
+
+    def _check(self, fields: list[Any], offered: Sequence[str]) -> None:
+        """5.3.3.6: raises SaslFailure for every outcome but a good one."""
         code = _field(fields, 0, int, _SYS)
         if code == _AUTH:
             raise SaslFailure("credentials", "wrong user or password", offered)
+        if code == _SYS_TEMP:
+            raise SaslFailure("later", "it refuses attempts from here for a while (too many failed, or too many connections)", offered)
         if code != _OK:
             raise SaslFailure("protocol", f"the server failed to authenticate (code {code})", offered)
-        extra: bytes = _field(fields, 1, bytes, b"")
-        return extra
+
+    async def _external(self, offered: Sequence[str]) -> None:
+        # An empty message is still one (5.3.3.2): without it a server would have to ask for it.
+        self._init("EXTERNAL", self._credentials.user.encode())
+        await self._outcome(offered)
 
     async def _anonymous(self, offered: Sequence[str]) -> None:
         self._init("ANONYMOUS", b"clacks")
@@ -317,7 +403,8 @@ class ClientHandshake(Handshake):
             self._init("SCRAM-SHA-256", client.get_client_first().encode())
             code, fields = await self._frame(_CHALLENGE, _OUTCOME)
             if code == _OUTCOME:
-                raise SaslFailure("credentials", "wrong user or password", offered)
+                self._check(fields, offered)
+                raise SaslFailure("protocol", "the server did not ask for a proof", offered)
             client.set_server_first(_field(fields, 0, bytes, b"").decode("utf-8"))
             if int(client.iterations) > MAX_SCRAM_ITERATIONS:
                 raise SaslFailure("protocol", "the server asks for too many iterations", offered)
@@ -329,8 +416,7 @@ class ClientHandshake(Handshake):
                 signature = _field(fields, 0, bytes, b"")
                 self._send(_RESPONSE, b"")
                 code, fields = await self._frame(_OUTCOME)
-            if _field(fields, 0, int, _SYS) != _OK:
-                raise SaslFailure("credentials", "wrong user or password", offered)
+            self._check(fields, offered)
             client.set_server_final((signature or _field(fields, 1, bytes, b"")).decode("utf-8"))
         except (ScramException, UnicodeDecodeError) as error:
             raise SaslFailure("credentials", f"the server does not prove that it knows the password: {error}", offered) from error
