@@ -15,7 +15,7 @@ from typing import Any, Final
 from . import syntax as s
 from .compiled import Compiled, compile_module
 from .lexer import Token, number
-from .module import MAX_LENGTH, Module, line_ends, parse
+from .module import Module, line_ends, parse
 from .names import FN, split
 
 # What certainly are literals; that they all are, and that there are no others, is checked against the parser for each skeleton.
@@ -24,9 +24,11 @@ _LITERAL: Final = re.compile(
     r"(?:[0-9]{1,300}(?:\.[0-9]{0,300})?|\.[0-9]{1,300})(?:[eE][+-]?[0-9]{1,9})?(?![\w.]))"
 )
 
-# Skeletons and variants are kept for filters to come; a thousand of each is more than programs generate and about 20 MB.
-MAX_SKELETONS: Final = 1_000
-MAX_VARIANTS: Final = 1_000
+# What is compiled is kept for filters to come: a thousand templates are more than programs generate, and about 20 MB.
+MAX_SKELETONS: Final = 5_000
+MAX_TEMPLATES: Final = 1_000
+# A longer text is compiled by itself: nobody writes thousands of these, and keeping them would let one subscriber fill the memory.
+LONGEST: Final = 10_000
 
 _FREE_SECOND: Final = frozenset((FN, name) for name in ("contains", "starts-with", "ends-with"))
 
@@ -34,15 +36,15 @@ _FREE_SECOND: Final = frozenset((FN, name) for name in ("contains", "starts-with
 class _Skeleton:
     """The texts that differ in literals only. `fixed` are the literals that belong to the template; None: nothing can be shared."""
 
-    __slots__ = ("fixed", "free", "variants")
+    __slots__ = ("fixed", "free")
 
     def __init__(self, literals: int, free: frozenset[int] | None) -> None:
         self.free = None if free is None else tuple(sorted(free))
         self.fixed = tuple(slot for slot in range(literals) if free is None or slot not in free)
-        self.variants: dict[tuple[str, ...], Compiled] = {}
 
 
 _skeletons: OrderedDict[str, _Skeleton] = OrderedDict()
+_templates: OrderedDict[tuple[_Skeleton, tuple[str, ...]], Compiled] = OrderedDict()
 
 
 def _kind(literal: str) -> str:
@@ -63,7 +65,7 @@ def value_of(literal: str) -> str | int | float | Decimal:
 
 def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
     """The template of a filter's text, and the values of its free literals; raises FilterError."""
-    if not isinstance(text, str) or len(text) > MAX_LENGTH:
+    if not isinstance(text, str) or len(text) > LONGEST:
         return compile_module(parse(text), {}), ()
     text = line_ends(text)
     parts = _LITERAL.split(text)
@@ -74,10 +76,12 @@ def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
     if skeleton is None:
         return _first(text, mark, literals)
     _skeletons.move_to_end(mark)
-    key = tuple([literals[slot] for slot in skeleton.fixed])
-    found = skeleton.variants.get(key)
+    key = (skeleton, tuple([literals[slot] for slot in skeleton.fixed]))
+    found = _templates.get(key)
     if found is None:
-        found = _add(skeleton, key, text, parse(text), literals)
+        found = _add(key, text, parse(text))
+    else:
+        _templates.move_to_end(key)
     if skeleton.free is None:
         return found, ()
     return found, tuple([value_of(literals[slot]) for slot in skeleton.free])
@@ -86,20 +90,20 @@ def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
 def _first(text: str, mark: str, literals: list[str]) -> tuple[Compiled, tuple[Any, ...]]:
     module = parse(text)
     skeleton = _Skeleton(len(literals), _free(module, literals))
-    key = tuple(literals[slot] for slot in skeleton.fixed)
-    found = _add(skeleton, key, text, module, literals)
+    found = _add((skeleton, tuple(literals[slot] for slot in skeleton.fixed)), text, module)
     _skeletons[mark] = skeleton
     if len(_skeletons) > MAX_SKELETONS:
         _skeletons.popitem(last=False)
     return found, tuple(value_of(literals[slot]) for slot in skeleton.free or ())
 
 
-def _add(skeleton: _Skeleton, key: tuple[str, ...], text: str, module: Module, literals: list[str]) -> Compiled:
+def _add(key: tuple[_Skeleton, tuple[str, ...]], text: str, module: Module) -> Compiled:
+    skeleton = key[0]
     slots = {} if skeleton.free is None else dict(zip(_starts(text, skeleton.free), range(len(skeleton.free)), strict=True))
     found = compile_module(module, slots)
-    if len(skeleton.variants) >= MAX_VARIANTS:
-        skeleton.variants.clear()
-    skeleton.variants[key] = found
+    _templates[key] = found
+    if len(_templates) > MAX_TEMPLATES:
+        _templates.popitem(last=False)
     return found
 
 
