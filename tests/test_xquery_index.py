@@ -125,6 +125,18 @@ def test_kinds_that_change_are_asked_for_every_event() -> None:
     assert index.match(phone("5")) == ([], []), "the only candidate is looked at too"
 
 
+def test_a_filter_that_many_keys_have_fails_for_each_of_them() -> None:
+    told: list[int] = []
+    index = FilterIndex[int](on_error=lambda key, error: told.append(key))
+    for key in range(5):
+        index.add(key, compile_filter(P + "xs:integer(//f:Status) = 1"))
+    index.add(5, [compile_filter(P + "//f:Status"), compile_filter(P + "xs:integer(//f:Status) = 1")])
+    index.add(6, [compile_filter(P + "//f:Nothing"), compile_filter(P + "xs:integer(//f:Status) = 1")])
+    assert index.match(phone("1")) == ([], [])
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert index.match(phone("1", "1")) == ([0, 1, 2, 3, 4, 5], [])
+
+
 def test_a_key_sees_only_its_kinds() -> None:
     index = FilterIndex[str]()
     for name, kinds in (("phones", ["PhoneStatus"]), ("both", ["PhoneStatus", "Other"]), ("none", []), ("all", None)):

@@ -205,6 +205,8 @@ class FilterIndex(Generic[K]):
         if len(candidates) > 1:
             candidates = sorted(dict.fromkeys(candidates), key=_number)
         event: Event | None = None
+        answers: dict[tuple[Any, tuple[Any, ...]], bool | FilterError] = {}
+        held: bool | FilterError | None
         for entry in candidates:
             if entry.kinds is not None and kind not in entry.kinds:
                 continue
@@ -217,16 +219,20 @@ class FilterIndex(Generic[K]):
             if event is None:
                 event = Event(document, variables)
             filters = entry.filters
-            try:
-                if type(filters) is Filter:
-                    if filters.compiled.matches(event, filters.params):
-                        matched.append(entry.key)
-                elif all(one.compiled.matches(event, one.params) for one in filters):  # type: ignore[union-attr]
-                    matched.append(entry.key)
-            except FilterError as error:
+            for one in (filters,) if isinstance(filters, Filter) else filters:
+                same = (one.compiled, one.params)  # many keys may have the same filter: it is asked once
+                held = answers.get(same)
+                if held is None:
+                    held = answers[same] = _answer(one, event)
+                if held is not True:
+                    break
+            else:
+                matched.append(entry.key)
+                continue
+            if isinstance(held, FilterError):
                 self.errors += 1
                 if self._on_error is not None:
-                    self._on_error(entry.key, error)
+                    self._on_error(entry.key, held)
         return matched, undecided
 
 
@@ -243,6 +249,13 @@ def _value(operand: Operand | None, params: tuple[Any, ...]) -> Any:
 
 def _upper(atom: Atom, params: tuple[Any, ...]) -> tuple[str, Any] | None:
     return None if atom.upper is None else (atom.upper[0], _value(atom.upper[1], params))
+
+
+def _answer(one: Filter, event: Event) -> bool | FilterError:
+    try:
+        return one.compiled.matches(event, one.params)
+    except FilterError as error:
+        return error
 
 
 def _dear(entry: _Entry) -> bool:
