@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..amqp import Condition, Listener, Options, serve
+from ..amqp import Condition, Gate, Listener, Options, serve
 from ..common.errors import ClacksError
 from ..common.schema import SchemaRegistry
 from ..common.schemaset import EventSchema
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .metrics import Endpoint
 
 log = logging.getLogger("clacks.agent")
+audit = logging.getLogger("clacks.audit")
 
 # What an AMQP message may have beyond the event in it, in bytes: its sections, and a command's JSON, in which every quote takes two bytes.
 _ENVELOPE = 64 * 1024
@@ -44,12 +45,13 @@ class Agent:
         """`users` instead of those of the users file. Raises ClacksError for what is wrong with the files. Needs a running loop."""
         self.config = config
         self.node_id = config.node_id
-        self.users = users or UserBook(read_users(config.users_file))
+        self.users = users or UserBook(read_users(config.users_file), anonymous=config.access_anonymous)
         self.schemas = SchemaRegistry(config.schemas)
         self.bus = Bus(self.schemas, config.limits, on_filter_error=self._filter_failed)
         self.commands = CommandRegistry(config.node_id)
         self.broker = EmbeddedBroker(config, self.bus, self.commands)
         self.node = Node(config.node_id, self.broker.intake, self.commands, config.status_interval)
+        self.gate = Gate(config.gate, _refused)
         self.listeners: list[tuple[str, Listener]] = []
         self._given_users = users is not None
         self._stopping = asyncio.Event()
@@ -73,13 +75,13 @@ class Agent:
         tls = None
         if config.listen_tls:
             names = tuple(name for place in config.listen_tls for name in _names_of(place.rpartition(":")[0].strip("[]")))
-            tls = server_context(config.tls_certificate, config.tls_key, config.state_dir, names)
+            tls = server_context(config.tls_certificate, config.tls_key, config.state_dir, names, config.tls_client_ca)
         places = [(place, "amqp", None) for place in config.listen] + [(place, "amqps", tls) for place in config.listen_tls]
         for place, scheme, context in places:
             host, _, port = place.rpartition(":")
             host = host.strip("[]")
             try:
-                listener = await serve(host, int(port), self.broker, self.users, self._options(), context)
+                listener = await serve(host, int(port), self.broker, self.users, self._options(), context, self.gate)
             except OSError as error:
                 self._stop_listening()
                 raise ClacksError(
@@ -99,7 +101,7 @@ class Agent:
 
     def listener(self) -> Listener:
         """A listener without a socket: whoever has a transport of another kind lets connections in through its `accept`."""
-        listener = Listener(self._options(), self.broker, self.users)
+        listener = Listener(self._options(), self.broker, self.users, self.gate)
         self.listeners.append(("memory", listener))
         return listener
 
@@ -108,6 +110,7 @@ class Agent:
             container_id=f"clacks-{self.node_id}",
             max_message_size=2 * self.config.limits_event_size + _ENVELOPE,
             idle_timeout=self.config.idle_timeout,
+            handshake_timeout=self.config.access_handshake_timeout,
             capabilities=("clacks-bus", "ANONYMOUS-RELAY"),
             properties={"product": "clacks", "version": __version__, "node": self.node_id, "domain": self.config.domain},
         )
@@ -131,6 +134,7 @@ class Agent:
         goodbye = Condition("amqp:connection:forced", str(ClacksError("bus-stopping")))
         await asyncio.gather(*(listener.close(goodbye) for _, listener in self.listeners))
         await self.broker.close()
+        self.gate.close()
         log.info("stopped", extra={"node": self.node_id})
 
     def _stop_listening(self) -> None:
@@ -217,6 +221,10 @@ class Agent:
 
     def administers(self, user: str) -> bool:
         return self.users.administers(user)
+
+
+def _refused(kind: str, sentence: str, address: str, user: str) -> None:
+    audit.warning("not let in", extra={"kind": kind, "user": user, "peer": address or "in memory", "reason": sentence})
 
 
 def _event(schema: EventSchema) -> dict[str, Any]:

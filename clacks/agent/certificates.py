@@ -32,9 +32,12 @@ _RENEW_SECONDS: Final = 30 * 86400
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def server_context(certificate: Path | None, key: Path | None, state_dir: Path, names: tuple[str, ...] = ()) -> ssl.SSLContext:
+def server_context(
+    certificate: Path | None, key: Path | None, state_dir: Path, names: tuple[str, ...] = (), client_ca: Path | None = None
+) -> ssl.SSLContext:
     """The TLS context of a listener: with the given certificate, or with one for this machine's loopback names and `names`.
 
+    With `client_ca`, a client may show a certificate that one of these CAs has signed for clients; whoever has none needs a password.
     Raises ClacksError config-invalid.
     """
     if certificate is None or key is None:
@@ -46,6 +49,13 @@ def server_context(certificate: Path | None, key: Path | None, state_dir: Path, 
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or str(error)
         raise ClacksError("config-invalid", source=str(certificate), reason=reason, hint="Check tls.certificate and tls.key.") from error
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        try:
+            context.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as error:
+            reason = error.strerror or str(error)
+            raise ClacksError("config-invalid", source=str(client_ca), reason=reason, hint="Check tls.client_ca.") from error
     return context
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from ..amqp import GateLimits, Options
 from ..common.errors import ClacksError
 from ..common.xml import Limits
 
@@ -129,6 +130,8 @@ def _host_port(value: Any) -> str:
 
 
 _LIMITS: Final = Limits()
+_GATE: Final = GateLimits()  # the reasons for its numbers are there
+_HANDSHAKE: Final = Options().handshake_timeout
 
 SETTINGS: Final = (
     Setting("domain", _matching(_DOMAIN, "a reverse DNS name"), "org.clacks", "The domain: every address begins with it.", "name"),
@@ -158,6 +161,53 @@ SETTINGS: Final = (
         "path",
     ),
     Setting("tls.key", _path, None, "The private key of tls.certificate (PEM).", "path"),
+    Setting(
+        "tls.client_ca",
+        _path,
+        None,
+        "The CAs (PEM) of client certificates, which then stand for users (EXTERNAL). Without a certificate a client needs a password.",
+        "path",
+    ),
+    Setting("access.anonymous", _flag, False, "Let everybody in, without a password, as the user anonymous.", "true or false"),
+    Setting("access.connections", _count(1, 10**6), _GATE.connections, "Connections there may be in all.", "number"),
+    Setting(
+        "access.connections_per_address",
+        _count(1, 10**6),
+        _GATE.connections_per_address,
+        "Connections there may be from one address (IPv4, or a network of 64 bits in IPv6). This machine has no such limit.",
+        "number",
+    ),
+    Setting(
+        "access.half_open",
+        _count(1, 10**6),
+        _GATE.half_open,
+        "Connections that may be unauthenticated at a time; beyond that the oldest of the address with the most of them is dropped.",
+        "number",
+    ),
+    Setting(
+        "access.half_open_per_address",
+        _count(1, 10**6),
+        _GATE.half_open_per_address,
+        "The same for one address; beyond that new ones are refused. This machine has no such limit.",
+        "number",
+    ),
+    Setting("access.handshake_timeout", _seconds, _HANDSHAKE, "Seconds for TLS, and again for the way from there to the open.", "seconds"),
+    Setting(
+        "access.failures_per_address",
+        _count(1, 10**6),
+        _GATE.failures_per_address,
+        "Failed attempts after which an address is refused for a while, except for users who have got in from there.",
+        "number",
+    ),
+    Setting(
+        "access.failures_per_user",
+        _count(1, 10**6),
+        _GATE.failures_per_user,
+        "Failed attempts after which attempts with a user's name have to wait, up to 4 seconds, except where the user has got in from.",
+        "number",
+    ),
+    Setting("access.failure_pause", _seconds, _GATE.failure_pause, "Seconds after which one failed attempt is forgotten.", "seconds"),
+    Setting("access.password_threads", _count(1, 64), _GATE.password_threads, "Threads that check passwords sent as PLAIN.", "number"),
     Setting("limits.event_size", _count(1024, 2**30), _LIMITS.size, "Bytes an event may have.", "bytes"),
     Setting("limits.depth", _count(4, 250), _LIMITS.depth, "How deep an event's elements may nest.", "number"),
     Setting("limits.elements", _count(10, 10**7), _LIMITS.elements, "Elements an event may have.", "number"),
@@ -205,6 +255,17 @@ class Config:
     users_file: Path
     tls_certificate: Path | None
     tls_key: Path | None
+    tls_client_ca: Path | None
+    access_anonymous: bool
+    access_connections: int
+    access_connections_per_address: int
+    access_half_open: int
+    access_half_open_per_address: int
+    access_handshake_timeout: float
+    access_failures_per_address: int
+    access_failures_per_user: int
+    access_failure_pause: float
+    access_password_threads: int
     limits_event_size: int
     limits_depth: int
     limits_elements: int
@@ -221,6 +282,19 @@ class Config:
     metrics_listen: str | None
     log_level: str
     log_format: str
+
+    @property
+    def gate(self) -> GateLimits:
+        return GateLimits(
+            connections=self.access_connections,
+            connections_per_address=self.access_connections_per_address,
+            half_open=self.access_half_open,
+            half_open_per_address=self.access_half_open_per_address,
+            failures_per_address=self.access_failures_per_address,
+            failure_pause=self.access_failure_pause,
+            failures_per_user=self.access_failures_per_user,
+            password_threads=self.access_password_threads,
+        )
 
     @property
     def limits(self) -> Limits:

@@ -120,9 +120,9 @@ class Handshake:
             self._note(failure)
             failed(failure)
         except (CodecError, ValueError) as error:
-            failure = SaslFailure("protocol", f"the handshake is broken: {error}")
-            self._note(failure)
-            failed(failure)
+            broken = SaslFailure("protocol", f"the handshake is broken: {error}")
+            self._note(broken)
+            failed(broken)
         else:
             succeeded(user, bytes(self._buffer))
 
@@ -293,11 +293,8 @@ class ServerHandshake(Handshake):
         wanted = initial.decode("utf-8", "replace")
         users = [user for user in self._authenticator.certified(self._certificate) if wanted in ("", user)]
         if len(users) != 1:
-            shown, what = (
-                ", ".join(self._certificate),
-                "several users, and none is named" if users else repr(wanted) if wanted else "a user",
-            )
-            raise SaslFailure("credentials", f"the certificate ({shown}) {'stands' if users else 'does not stand'} for {what}")
+            what = "stands for several users, and none is named" if users else f"does not stand for {repr(wanted) if wanted else 'a user'}"
+            raise SaslFailure("credentials", f"the certificate ({', '.join(self._certificate)}) {what}")
         return users[0], None
 
     async def _anonymous(self, initial: bytes) -> tuple[str, bytes | None]:

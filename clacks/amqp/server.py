@@ -101,7 +101,10 @@ class Listener:
                 await asyncio.sleep(0)
 
     def _take(self, sock: socket.socket, host: str, tls: ssl.SSLContext | None) -> None:
-        entrant = Entrant("" if is_loopback(host) else origin(host), lambda: task.cancel())
+        def drop() -> None:
+            task.cancel()
+
+        entrant = Entrant("" if is_loopback(host) else origin(host), drop)
         try:
             self.gate.enter(entrant)
         except Refused as refused:
