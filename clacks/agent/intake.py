@@ -11,13 +11,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from ..common.errors import ClacksError
 from ..common.event import Event
 from .bus import Bus, Incoming, Refused, Routed
 
 log = logging.getLogger("clacks.bus")
+
+T = TypeVar("T")
 
 Done = Callable[[ClacksError | None], None]
 
@@ -88,8 +90,18 @@ class Intake:
 
     def _next(self, lane: Lane) -> None:
         incoming, _ = lane.waiting[0]
-        work = asyncio.get_running_loop().run_in_executor(self._workers, self._examine, incoming)
+        work = self._in_worker(self._examine, incoming)
         work.add_done_callback(lambda finished: self._examined(lane, finished))
+
+    def _in_worker(self, function: Callable[[Incoming], T], incoming: Incoming) -> asyncio.Future[T]:
+        """A worker's answer; cancelled if the agent has closed its workers."""
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._workers, function, incoming)
+        except RuntimeError:  # shut down
+            answer: asyncio.Future[T] = loop.create_future()
+            answer.cancel()
+            return answer
 
     def _examine(self, incoming: Incoming) -> Event | ClacksError:
         try:
@@ -130,7 +142,7 @@ class Intake:
             self._driver.hand_over(incoming, verdict, done)
         elif verdict.explainable and self._explaining < EXPLANATIONS:
             self._explaining += 1
-            work = asyncio.get_running_loop().run_in_executor(self._workers, self._bus.explain, incoming)
+            work = self._in_worker(self._bus.explain, incoming)
             work.add_done_callback(lambda finished: self._explained(incoming, verdict.error, finished, done))
         else:
             self.refuse(verdict.error, incoming.user, incoming.origin, done)

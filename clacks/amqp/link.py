@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 # little enough that a peer which grants endless credit and reads nothing costs no more than this.
 OUTPUT_LIMIT: Final = 256 * 1024
 
+# How many times the permitted size of a message is taken and thrown away before the connection is closed: a client that sends too much by
+# mistake gets its error on the link, whoever sends without end costs no more than this.
+DISCARD_FACTOR: Final = 8
+
 # Deliveries that a peer may have without settling them. Each costs some 300 bytes in the engine; no client library grants more credit.
 UNSETTLED_LIMIT: Final = 10_000
 
@@ -258,6 +262,7 @@ class Receiver(Link):
         self._scratch = connection.scratch
         self._partial: bytearray | None = None
         self.paused = False
+        self._discarded = 0
         self._window = self._half = 0
         self._credit = 0
         self._max_size = connection.options.max_message_size
@@ -291,8 +296,8 @@ class Receiver(Link):
             if not delivery:
                 return
             self._read(delivery)
-            if self.alive and self._partial is not None:
-                return  # the rest of it will be an event of its own
+            if self.alive and lib.pn_link_current(self._pointer) == delivery:
+                return  # it is not complete; the rest of it will be an event of its own
 
     def settle(self, number: int, outcome: Outcome) -> bool:
         """Tell the peer what became of a delivery. False if there is no such delivery (any more)."""
@@ -323,6 +328,9 @@ class Receiver(Link):
                 self.connection.touch()
 
     def _read(self, delivery: Any) -> None:
+        if self._discarded:
+            self._too_large(delivery, 0)
+            return
         pointer, buffer = self._pointer, self._scratch.buffer
         size = _recv(pointer, buffer, SCRATCH_SIZE)
         if size == ABORTED:
@@ -340,7 +348,7 @@ class Receiver(Link):
             encoded = whole
             self._partial = None
         elif size > self._max_size > 0:
-            self._too_large(delivery)
+            self._too_large(delivery, size)
             return
         settled = bool(_settled(delivery))
         _advance(pointer)
@@ -367,15 +375,27 @@ class Receiver(Link):
             if size > 0:
                 whole += _unpack(buffer, size)
         if self._max_size and len(whole) > self._max_size:
-            self._too_large(delivery)
+            self._too_large(delivery, len(whole))
             return None
         return bytes(whole)
 
-    def _too_large(self, delivery: Any) -> None:
-        """Detach (2.6.3: message-size-exceeded). Once it is settled the engine drops what still comes of this delivery."""
+    def _too_large(self, delivery: Any, size: int) -> None:
+        """Take the rest of the delivery and throw it away, then detach (2.6.3: message-size-exceeded).
+
+        Detached at once, the link would leave the rest in the session's window, and the session's other links without one. Who goes on
+        and on loses the connection.
+        """
         self._partial = None
-        _settle(delivery)
-        self._end_with(Condition("amqp:link:message-size-exceeded", f"A message on this link may have {self._max_size} bytes. Send less."))
+        self._discarded += size
+        while (size := _recv(self._pointer, self._scratch.buffer, SCRATCH_SIZE)) > 0:
+            self._discarded += size
+        condition = Condition("amqp:link:message-size-exceeded", f"A message on this link may have {self._max_size} bytes. Send less.")
+        if not _partial(delivery):
+            _settle(delivery)
+            self._end_with(condition)
+        elif self._discarded > DISCARD_FACTOR * self._max_size:
+            _settle(delivery)
+            self.connection.close(condition)
 
     def _end_with(self, condition: Condition) -> None:
         """Detach because of what the peer did, and say so to both sides."""
