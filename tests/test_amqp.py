@@ -362,7 +362,7 @@ async def test_a_message_over_the_limit_detaches_its_link_only() -> None:
         small, large = await connection.attach_sender(Terminus("x")), await connection.attach_sender(Terminus("y"))
         large.handler = end = End()
         await until(lambda: large.credit and small.credit, "credit")
-        large.send(b"x" * 5_000_000)
+        large.send(b"x" * 500_000)
         await until(lambda: end.ended, "detached")
         assert end.ended[0][0] is not None
         assert end.ended[0][0].name == "amqp:link:message-size-exceeded"
@@ -370,6 +370,32 @@ async def test_a_message_over_the_limit_detaches_its_link_only() -> None:
         await until(lambda: server.ends[0].received, "the other link works")
         assert server.ends[1].received == []
         await closed(connection)
+
+
+@run
+async def test_messages_over_the_limit_leave_their_session_in_order() -> None:
+    async with serving(Server(), max_message_size=1_000_000) as listener:
+        connection = await dialled(listener)
+        for _ in range(6):
+            link = await connection.attach_sender(Terminus("x"))
+            link.handler = end = End()
+            await until(lambda link=link: link.sendable, "credit and room")
+            link.send(b"x" * 6_000_000)
+            await until(lambda end=end: end.ended, "detached")
+            assert end.ended[0][0] is not None
+            assert end.ended[0][0].name == "amqp:link:message-size-exceeded"
+        await closed(connection)
+
+
+@run
+async def test_a_message_without_end_costs_its_connection() -> None:
+    async with serving(Server(), max_message_size=100_000) as listener:
+        connection = await dialled(listener)
+        link = await connection.attach_sender(Terminus("x"))
+        await until(lambda: link.sendable, "credit")
+        link.send(b"x" * 20_000_000)
+        await until(lambda: not listener.connections, "the connection is closed")
+        await connection.wait_closed()
 
 
 @run
