@@ -292,6 +292,28 @@ def test_adding_and_removing_in_any_order_leaves_the_index_as_if_never_added(cha
     assert index.is_empty()
 
 
+PIECES = (
+    "(", ")", "[", "]", "{", "}", "<", "/", "//", "'", '"', "`", "$", "@", "*", "=", ":=", ",", ";", "::", ".", "..", "#", "?", "&amp;",
+    "&", "|", "(:", ":)", "-", " return ", " for $x in ", " let $x := ", " if (", " then ", " else ", "f:a", "fn:doc", "5", "1e", "é", "\0",
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
+@given(st.randoms(use_true_random=False))
+def test_any_text_compiles_or_is_refused_and_any_filter_answers_or_fails(chance: random.Random) -> None:
+    maker = Maker(chance)
+    text = maker.filter()
+    for _ in range(chance.randint(1, 4)):
+        start = chance.randrange(len(text) + 1)
+        text = text[:start] + chance.choice(("", chance.choice(PIECES))) + text[start + chance.randint(0, 4):]
+    try:
+        compiled = compile_filter(text)
+    except FilterError:
+        return
+    if compiled.cost == "cheap":
+        assert verdict(compiled, maker.event(maker.shape()), {}) is not None
+
+
 if __name__ == "__main__":
     counts: Counter[str] = Counter()
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
