@@ -100,6 +100,8 @@ DEAR = {
     "a thousand walks": " or ".join("//a/b = //c/d" for _ in range(700)),
     "tokens of tokens": "for $t in tokenize(/, ' ') for $u in tokenize(/, ' ') return $t = $u",
     "code points of the event with each other": "for $a in string-to-codepoints(/), $b in string-to-codepoints(/) return 1",
+    "pieces of the event for each piece": "for $t in tokenize(/, ' ') where tokenize(/, ',') = $t return $t",
+    "pieces for each code point": "for $c in string-to-codepoints(/) return tokenize(/, ' ')[$c]",
     "a separator as long as the event": "string-length(string-join(//*, string(/))) > 5",
 }  # fmt: skip
 
@@ -158,6 +160,7 @@ CHEAP = {
     "functions": "sum(//a[. castable as xs:integer]) > 5 and count(//b) < 10 and string-join(//c, ',') = 'x,y'",
     "the same node set twice": "let $a := //a return $a/b = $a/c",
     "an or-list": f"//a = ({', '.join(map(str, range(500)))})",
+    "pieces of a text": "//a[tokenize(., ',') = 'x' and tokenize(@b) = ('y', 'z')]",
     "positions": "//a[1]/b[last()] = 'x'",
     "a declared function": "declare function local:f($x) { $x/b = 'y' }; //a[local:f(.)]",
 }

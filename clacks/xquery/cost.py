@@ -335,8 +335,11 @@ class Analysis:
         return replace(total, items=1, many=0, text=total.text * growth, texts=total.texts * growth, strings=True)
 
     def _regex(self, expr: s.Call, local: str, args: list[s.Expr], costs: list[Cost]) -> Cost:
+        # The pieces of a node's own text belong to that node, as the text does.
+        pieces = replace(costs[0], items=costs[0].text + 1, many=costs[0].texts, strings=True, shape="other",
+                         reach=max(costs[0].reach, LOCAL if costs[0].texts else CONSTANT))  # fmt: skip
         if local == "tokenize" and len(args) == 1:
-            return replace(costs[0], items=costs[0].text, many=costs[0].texts, strings=True, shape="other")
+            return pieces
         place = 3 if local == "replace" else 2
         flags = args[place] if len(args) > place else s.Literal(0, "", "string")
         pattern = args[1]
@@ -351,7 +354,7 @@ class Analysis:
         if local == "matches":
             return self.small(*costs)
         if local == "tokenize":
-            return replace(costs[0], items=costs[0].text + 1, many=costs[0].texts, strings=True, shape="other")
+            return pieces
         groups = 1 + pattern.value.count("(")
         factor = costs[2].text * groups + 1
         if costs[2].texts:
