@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from .agent.access import ADMINISTRATORS
 from .agent.agent import Agent
 from .agent.config import load
-from .agent.users import ADMINISTRATORS, UserBook, make_user
+from .agent.users import UserBook, make_user
 from .amqp import Connection, Credentials, Options
 from .amqp.client import Silent
 from .amqp.sasl import ClientHandshake

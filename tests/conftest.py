@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import User, UserBook, make_user
@@ -28,6 +29,8 @@ USERS: dict[str, User] = {
     "admin": make_user("admin", "secret", ["admin"]),
     "guest": make_user("guest", "guest"),
 }
+# Whoever got in is an ordinary user, who may do everything but administer.
+OPEN = Rule(users=("*",), publish=("*",), subscribe=("*",), call=(Call("*", "*"),))
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
@@ -48,7 +51,8 @@ class RunningAgent:
 
     state_dir: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    users: dict[str, User] = field(default_factory=lambda: dict(USERS))
+    users: dict[str, User] | None = field(default_factory=lambda: dict(USERS))  # None: those of the users file, with the rules file
+    rules: tuple[Rule, ...] = (OPEN,)
 
     def __enter__(self) -> RunningAgent:
         started = threading.Event()
@@ -57,7 +61,8 @@ class RunningAgent:
         async def main() -> None:
             try:
                 flags = {"listen": ["localhost:0"], "state_dir": str(self.state_dir), "drain_timeout": 1.0, **self.settings}
-                self.agent = Agent(load(None, flags, {}), UserBook(self.users))
+                users = None if self.users is None else UserBook(self.users)
+                self.agent = Agent(load(None, flags, {}), users, self.rules)
                 self.loop = asyncio.get_running_loop()
                 self.urls = await self.agent.start()
             except BaseException as error:

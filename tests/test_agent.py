@@ -193,7 +193,7 @@ def test_changed_users_are_read_again(environment: dict[str, str], state: Path, 
         url = agent.url().replace("admin:secret", "anna:new")
         with pytest.raises(ClacksError):
             AMQPServiceProxy(url)
-        write_users(file, {**read_users(file), "anna": make_user("anna", "new")})
+        write_users(file, {**read_users(file), "anna": make_user("anna", "new", ["admin"])})
         if hangup:
             agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "users read" in agent.log.read_text(), "the users are read")

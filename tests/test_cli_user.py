@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from clacks.agent.access import Call, Rule
+from clacks.agent.rules import read_rules
 from clacks.cli.main import clacks
 from conftest import AgentProcess, wait_for
 
@@ -92,5 +94,47 @@ def test_an_agent_lets_in_whom_the_command_made(tmp_path: Path, environment: dic
 
         assert code() == 4
         assert user("add", "anna", "--password-stdin", "--state-dir", state, password="open sesame").exit_code == 0
+        assert user("allow", "anna", "--call", "core", "getSessionUser", "--state-dir", state).exit_code == 0
         agent.process.send_signal(signal.SIGHUP)
         wait_for(lambda: code() == 0, "anna is let in")
+
+
+def test_what_is_allowed_becomes_a_rule(tmp_path: Path) -> None:
+    place = ("--state-dir", str(tmp_path))
+    rules = tmp_path / "access.toml"
+    added = user("add", "anna", "--password-stdin", *place, password="x")
+    assert "What anna may do, rules say: `clacks user allow anna --subscribe '*'`." in added.output
+    rules.write_text('# by hand\n[[rules]]\nusers = ["*"]\nsubscribe = ["NodeStatus"]\n')
+    result = user("allow", "anna", "--publish", "PhoneStatus", "--call", "core", "get*", *place)
+    assert (result.exit_code, result.output) == (0, f"allowed: a rule for anna is in {rules}. A running agent sees it by itself.\n")
+    for _ in range(2):  # the second time there is nothing to add
+        assert user("allow", "anna", "--publish", "Client*", "--call", "telephony", "dial", "--administer", *place).exit_code == 0
+    assert read_rules(rules) == (
+        Rule(users=("*",), subscribe=("NodeStatus",)),
+        Rule(
+            users=("anna",),
+            publish=("PhoneStatus", "Client*"),
+            call=(Call("core", "get*"), Call("telephony", "dial")),
+            administer=True,
+        ),
+    )
+    assert rules.read_text().startswith("# by hand\n")
+    removed = user("remove", "anna", *place)
+    assert (removed.exit_code, f"Rules for anna stay in {rules}" in removed.output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["anna"], "What is allowed? Give --publish"),
+        (["berta", "--publish", "A"], "there is no user berta"),
+        (["anna", "--publish", "A B"], "this rule, publish: 'A B' is no name. A name has letters"),
+    ],
+)
+def test_what_cannot_be_allowed(tmp_path: Path, arguments: list[str], said: str) -> None:
+    place = ["--state-dir", str(tmp_path)]
+    assert user("add", "anna", "--group", "phones", "--password-stdin", *place, password="x").exit_code == 0
+    result = user("allow", *arguments, *place)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert not (tmp_path / "access.toml").exists()
+    assert names(*place) == {"anna": ["phones"]}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from clacks.agent.access import EVERYTHING, Access
 from clacks.agent.bus import Bus, Incoming, Refused
 from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Message, Outcome, Rejected, Terminus, connect
 from clacks.amqp.connection import TURN_SIZE
@@ -155,7 +156,7 @@ def test_a_refused_event_leaves_nothing_in_memory(name: str) -> None:
 @pytest.mark.parametrize("name", ["many elements", "depth beyond the limit", "as many bad values as may be", "not XML at all"])
 def test_a_refusal_keeps_nothing_of_the_event(name: str) -> None:
     """It must not take the collector: that would free a hundred megabytes at once, on the loop."""
-    bus = Bus(SchemaRegistry(()))
+    bus = Bus(SchemaRegistry(()), access=Access([EVERYTHING], {"admin": frozenset()}))
     incoming = Incoming(bytes(Message(encoded(name)).body), "admin")
     gc.collect()
     gc.disable()

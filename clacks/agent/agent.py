@@ -19,6 +19,7 @@ from ..common.schema import SchemaRegistry
 from ..common.schemaset import EventSchema
 from ..common.xsd import Broken
 from ..xquery import FilterError
+from .access import Access, Rule
 from .broker.embedded import EmbeddedBroker
 from .broker.subscription import Subscription
 from .bus import Bus
@@ -26,6 +27,7 @@ from .certificates import server_context
 from .command import CommandRegistry
 from .config import Config
 from .node import Node
+from .rules import read_rules
 from .users import UserBook, read_users
 
 if TYPE_CHECKING:
@@ -41,19 +43,21 @@ _ENVELOPE = 64 * 1024
 class Agent:
     """One running agent. `start` returns when it serves; `run` when it was told to stop and has."""
 
-    def __init__(self, config: Config, users: UserBook | None = None) -> None:
-        """`users` instead of those of the users file. Raises ClacksError for what is wrong with the files. Needs a running loop."""
+    def __init__(self, config: Config, users: UserBook | None = None, rules: Sequence[Rule] = ()) -> None:
+        """`users` and `rules` instead of those in files. Raises ClacksError for what is wrong with the files. Needs a running loop."""
         self.config = config
         self.node_id = config.node_id
         self.users = users or UserBook(read_users(config.users_file), anonymous=config.access_anonymous)
         self.schemas = SchemaRegistry(config.schemas)
-        self.bus = Bus(self.schemas, config.limits, on_filter_error=self._filter_failed)
+        self._given_users = users is not None
+        self._rules = tuple(rules) if self._given_users else read_rules(config.access_file)
+        access = Access(self._rules, self.users.members())
+        self.bus = Bus(self.schemas, config.limits, access=access, on_filter_error=self._filter_failed)
         self.commands = CommandRegistry(config.node_id)
         self.broker = EmbeddedBroker(config, self.bus, self.commands)
         self.node = Node(config.node_id, self.broker.intake, self.commands, config.status_interval)
         self.gate = Gate(config.gate, _refused)
         self.listeners: list[tuple[str, Listener]] = []
-        self._given_users = users is not None
         self._stopping = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self.metrics: Endpoint | None = None
@@ -144,7 +148,7 @@ class Agent:
             self.metrics.close()
 
     def reload(self) -> None:
-        """Read users and schemas again (they are watched anyway). What is broken keeps its last good version."""
+        """Read users, rules and schemas again (they are watched anyway). What is broken keeps its last good version."""
         self._users_changed()
         asyncio.get_running_loop().run_in_executor(None, self._schemas_changed)
 
@@ -156,20 +160,33 @@ class Agent:
             log.info("users read", extra={"count": len(self.users.users)})
         except ClacksError as error:
             log.error("users not read", extra={"reason": str(error)})
+        try:
+            self._rules = read_rules(self.config.access_file)
+            log.info("rules read", extra={"count": len(self._rules)})
+        except ClacksError as error:
+            log.error("rules not read", extra={"reason": str(error)})
+        self._permit()
+
+    def _permit(self) -> None:
+        """Put the users and the rules in force, for those who are here already too. A password that has changed disconnects nobody:
+        it is asked for at the next connection."""
+        self.bus.access = Access(self._rules, self.users.members())
+        self.broker.permissions_changed()
 
     async def _watch(self) -> None:
-        """See changes of schemas and of the users file without being told."""
+        """See changes of schemas, users and rules without being told."""
         from watchfiles import awatch
 
-        users = self.config.users_file
+        files = (self.config.users_file, self.config.access_file)
         folders = {folder.resolve() for folder in self.schemas.folders if folder.is_dir()}
-        if not self._given_users and users.parent.is_dir():
-            folders.add(users.parent.resolve())
+        if not self._given_users:
+            folders |= {file.parent.resolve() for file in files if file.parent.is_dir()}
         async for changes in awatch(*folders, stop_event=self._stopping, recursive=True, step=200, debounce=1000):
             names = {Path(path).name for _, path in changes}
-            if users.name in names:
+            ours = {file.name for file in files}
+            if names & ours:
                 self._users_changed()
-            if names - {users.name}:
+            if names - ours:
                 await asyncio.to_thread(self._schemas_changed)
 
     def _schemas_changed(self) -> None:
@@ -190,25 +207,17 @@ class Agent:
     def nodes(self) -> dict[str, dict[str, Any]]:
         return {self.node_id: self.node.as_json()}
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self, schemas: Sequence[EventSchema]) -> list[dict[str, Any]]:
         """Slow the first time after a change: xmlschema reads every file. For a worker."""
-        schemas = self.schemas.current
-        return [_event(schemas[name]) for name in sorted(schemas)]
+        return [_event(schema) for schema in schemas]
 
-    def schema(self, name: str) -> str:
-        return self.schemas.current.named(name).source
-
-    def status(self) -> dict[str, Any]:
-        broker = self.broker
-        return {
-            "node": self.node_id,
-            "domain": self.config.domain,
-            "version": __version__,
-            "uptime": round(time.monotonic() - self._started, 1),
-            **self.node.as_json(),
-            "listeners": [url for url, _ in self.listeners],
-            "connections": len(broker.connections),
-            "users": dict(Counter(connection.user for connection in broker.connections)),
+    def status(self, user: str) -> dict[str, Any]:
+        """For an administrator everything. Others see what is theirs: a filter is its owner's secret, and what all publish or refuse
+        together tells of events that not everybody may see."""
+        broker, everything = self.broker, self.bus.administers(user)
+        connections = [one for one in broker.connections if everything or one.user == user]
+        subscriptions = [one for one in broker.subscriptions if everything or one.user == user]
+        totals: dict[str, Any] = {
             "published": broker.intake.published,
             "refused": broker.intake.refused,
             "refusals": dict(broker.intake.refusals),
@@ -216,11 +225,19 @@ class Agent:
             "exceeded": broker.sandbox.exceeded,
             "schemas": len(self.schemas.current),
             "schema_problems": [str(problem) for problem in self.schemas.problems],
-            "subscriptions": _described(sorted(broker.subscriptions, key=lambda one: (one.user, one.link.name))),
         }
-
-    def administers(self, user: str) -> bool:
-        return self.users.administers(user)
+        return {
+            "node": self.node_id,
+            "domain": self.config.domain,
+            "version": __version__,
+            "uptime": round(time.monotonic() - self._started, 1),
+            **self.node.as_json(),
+            "listeners": [url for url, _ in self.listeners],
+            "connections": len(connections),
+            "users": dict(Counter(connection.user for connection in connections)),
+            **(totals if everything else {}),
+            "subscriptions": _described(sorted(subscriptions, key=lambda one: (one.user, one.link.name))),
+        }
 
 
 def _refused(kind: str, sentence: str, address: str, user: str) -> None:

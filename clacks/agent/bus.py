@@ -3,20 +3,26 @@
 Everything that is published, over AMQP, by command or by the agent itself, crosses `Bus.publish`; there is no second way in. A driver
 (`agent.broker`) carries the verdict out. Only `Bus.examine` and `Bus.explain` may be called from other threads: they read an immutable
 set of schemas and touch nothing.
+
+Who may do what is decided here too, for every door: what a user may not see never reaches their filters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..common.errors import ClacksError
 from ..common.event import Event
 from ..common.schema import SchemaRegistry
-from ..common.xml import Limits
-from ..xquery import Filter, FilterError, FilterIndex
+from ..common.schemaset import EventSchema, hint
+from ..common.xml import Limits, shortened
+from ..xquery import Filter, FilterError, FilterIndex, Kinds
+from .access import Access, audit, option, refusal
 
 _NOTHING: Final[Mapping[str, Any]] = {}
+_NONE: Final[frozenset[str]] = frozenset()
 
 Key = Hashable  # a subscription, whatever the driver takes for one
 
@@ -66,14 +72,19 @@ class Bus:
         schemas: SchemaRegistry,
         limits: Limits | None = None,
         *,
-        may_publish: Callable[[str, str], bool] = lambda user, name: True,
+        access: Access | None = None,
         on_filter_error: Callable[[Any, FilterError], None] | None = None,
     ) -> None:
-        """`may_publish(user, event name)` is the access rule; `on_filter_error(key, error)` hears of filters that fail on an event."""
+        """Without `access` nobody but an agent may do anything; `on_filter_error(key, error)` hears of filters that fail on an event."""
         self.schemas = schemas
         self.limits = limits or Limits()
-        self._may_publish = may_publish
+        self._access = access or Access()
         self._index: FilterIndex[Any] = FilterIndex(on_filter_error, defer=True)
+        self._publishers: dict[str, set[str]] = {}  # what was found permitted since the rules changed: this is asked for every event
+        # The names of events that have passed, and which of them each subscriber may see. An event of another name is looked up before
+        # it is matched, so rules with wildcards are up to every schema that comes.
+        self._names: set[str] = set()
+        self._sights: WeakValueDictionary[str, Kinds] = WeakValueDictionary()
 
     # --- events ---
 
@@ -94,26 +105,64 @@ class Bus:
         claimed = incoming.claimed_user
         if claimed is not None and claimed != incoming.user.encode():
             found = claimed.decode("utf-8", "replace")
+            audit(incoming.user, "publish as", found, incoming.origin)
             return Refused(ClacksError("user-id-forged", found=found, user=incoming.user))
         if examined is None:
             try:
                 event = self.examine(incoming)
             except ClacksError as error:
-                return Refused(error.without_frames(), explainable=error.code == "event-invalid")
+                return self._refused(incoming, error.without_frames())
         elif isinstance(examined, ClacksError):
-            return Refused(examined, explainable=examined.code == "event-invalid")
+            return self._refused(incoming, examined)
         else:
             event = examined
-        if not self._may_publish(incoming.user, event.name):
-            return Refused(ClacksError("not-permitted", user=incoming.user, action="publish", what=event.name))
-        matched, undecided = self._index.match(event.document, incoming.properties)
+        name = event.name
+        if name not in self._publishers.get(incoming.user, _NONE) and not self._may_publish(incoming.user, name):
+            return self._not_permitted(incoming, name)
+        if name not in self._names:
+            self._learn(name)
+        matched, undecided = self._index.match(event.document, incoming.properties, name)
         return Routed(event, matched, undecided)
+
+    def _refused(self, incoming: Incoming, error: ClacksError) -> Refused:
+        """What is wrong with an event, to a publisher who may know it: the words of an event's schema are in it, or another's name."""
+        name = error.values.get("name", "")
+        if error.code == "event-invalid" and not self._may_publish(incoming.user, name):
+            return self._not_permitted(incoming, name)
+        if error.code == "event-unknown" and not (name in self.schemas.current and self._may_publish(incoming.user, name)):
+            may_publish = self._access.rights(incoming.user).publish
+            error = ClacksError("event-unknown", name=name, hint=hint(name, filter(may_publish, self.schemas.current)))
+        return Refused(error, explainable=error.code == "event-invalid")
+
+    def _not_permitted(self, incoming: Incoming, name: str) -> Refused:
+        return Refused(refusal(incoming.user, "publish", name, option("--publish", name), incoming.origin))
+
+    def _may_publish(self, user: str, name: str) -> bool:
+        if not self._access.rights(user).publish(name):
+            return False
+        self._publishers.setdefault(user, set()).add(name)
+        return True
+
+    def _learn(self, name: str) -> None:
+        self._names.add(name)
+        for user, sight in self._sights.items():
+            if self._access.rights(user).subscribe(name):
+                sight.add(name)
 
     # --- subscriptions ---
 
-    def subscribe(self, key: Key, filters: Sequence[Filter] = (), kinds: Collection[str] | None = None) -> None:
-        """`key` gets the events that all `filters` match, of the `kinds` (names of events) given, or of every kind."""
-        self._index.add(key, filters or None, kinds)
+    def subscribe(self, key: Key, user: str, filters: Sequence[Filter] = (), name: str = "", origin: str = "") -> Container[str]:
+        """`key` gets the events that all `filters` match, of one `name` if given, and of those only what `user` may see: the answer,
+        which changes with the rules. Raises ClacksError: not-permitted, schema-unknown."""
+        if (error := self.forbidden(user, name, origin)) is not None:
+            raise error
+        if name:
+            self.schema(user, name, origin)
+        sight = self._sights.get(user)
+        if sight is None:
+            sight = self._sights[user] = Kinds(filter(self._access.rights(user).subscribe, self._names))
+        self._index.add(key, filters or None, (name,) if name else sight)
+        return sight
 
     def unsubscribe(self, key: Key) -> None:
         """Undo `subscribe`. Raises KeyError for an unknown key."""
@@ -122,3 +171,48 @@ class Bus:
     @property
     def subscriptions(self) -> int:
         return len(self._index)
+
+    # --- who may do what ---
+
+    @property
+    def access(self) -> Access:
+        return self._access
+
+    @access.setter
+    def access(self, access: Access) -> None:
+        """Other rules, or other users: in force for the next event, and for what every subscription may see. Whose subscription is
+        `forbidden` altogether is for the driver to ask, before the next event."""
+        self._access = access
+        self._publishers.clear()
+        for user, sight in self._sights.items():
+            sight.clear()
+            sight.update(filter(access.rights(user).subscribe, self._names))
+
+    def forbidden(self, user: str, name: str, origin: str) -> ClacksError | None:
+        """Why a user may not subscribe to the events of a name, or to any if there is none; None if they may."""
+        rights = self._access.rights(user)
+        if rights.subscribe(name) if name else rights.subscribes:
+            return None
+        return refusal(user, "subscribe to", name or "events", option("--subscribe", name or "*"), origin)
+
+    def visible(self, user: str) -> Iterator[EventSchema]:
+        """The events that a user may publish or subscribe to."""
+        knows, schemas = self._access.rights(user).knows, self.schemas.current
+        return (schemas[name] for name in sorted(schemas) if knows(name))
+
+    def schema(self, user: str, name: str, origin: str = "") -> EventSchema:
+        """The description of an event. Raises ClacksError not-permitted where the user may do nothing with that name, be there such an
+        event or not; schema-unknown."""
+        knows = self._access.rights(user).knows
+        if not knows(name):
+            raise refusal(user, "see the schema of", name, option("--subscribe", name), origin)
+        found = self.schemas.current.get(name)
+        if found is None:
+            raise ClacksError("schema-unknown", name=shortened(name), hint=hint(name, filter(knows, self.schemas.current)))
+        return found
+
+    def may_call(self, user: str, target: str, method: str) -> bool:
+        return self._access.rights(user).call(target, method)
+
+    def administers(self, user: str) -> bool:
+        return self._access.rights(user).administers

@@ -18,7 +18,10 @@ from weakref import WeakValueDictionary
 from ..common.components.command import CORE, MARK, Command, Marked
 from ..common.errors import ClacksError
 from ..common.event import to_bytes
-from .bus import Incoming
+from ..common.schemaset import EventSchema
+from ..common.xml import shortened
+from .access import option, refusal
+from .bus import Bus, Incoming
 from .intake import Intake, Lane
 
 log = logging.getLogger("clacks.command")
@@ -42,18 +45,15 @@ class Services(Protocol):
     """What the agent's own commands are made of."""
 
     node_id: str
+    bus: Bus
 
     def nodes(self) -> dict[str, dict[str, Any]]: ...
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self, schemas: Sequence[EventSchema]) -> list[dict[str, Any]]:
         """Slow: called in a worker."""
         ...
 
-    def schema(self, name: str) -> str: ...
-
-    def status(self) -> dict[str, Any]: ...
-
-    def administers(self, user: str) -> bool: ...
+    def status(self, user: str) -> dict[str, Any]: ...
 
     def stop(self) -> None: ...
 
@@ -88,21 +88,28 @@ class CommandRegistry:
     def methods(self) -> Mapping[str, Method]:
         return self._methods
 
-    def check(self, target: str, node: str) -> None:
+    def check(self, user: str, target: str, node: str) -> None:
         """Raises ClacksError address-unknown unless this agent serves the target, and is the node (if one is named)."""
-        targets = {method.target for method in self._methods.values()}
-        if target not in targets:
-            raise ClacksError("address-unknown", address=target, hint=f"Commands are served from: {', '.join(sorted(targets))}.")
+        if target not in {method.target for method in self._methods.values()}:
+            usable = {method.target for name, method in self._methods.items() if self._may_call(user, method.target, name)} | {CORE}
+            raise ClacksError("address-unknown", address=target, hint=f"Commands are served from: {', '.join(sorted(usable))}.")
         if node not in ("", self.node_id):
             raise ClacksError(
                 "address-unknown", address=f"{target}.{node}", hint=f"This is the node {self.node_id}; `clacks call getNodes` lists all."
             )
 
-    async def dispatch(self, user: str, target: str, name: str, params: Sequence[Any] | Mapping[str, Any]) -> Any:
-        """Run a command; `params` by position or by name. Raises ClacksError, whatever the command raised."""
+    def _may_call(self, user: str, target: str, name: str) -> bool:
+        return self._agent.bus.may_call(user, target, name)
+
+    async def dispatch(self, user: str, target: str, name: str, params: Sequence[Any] | Mapping[str, Any], origin: str = "") -> Any:
+        """Run a command; `params` by position or by name; `origin` is the door, for the log. Raises ClacksError, whatever the command
+        raised."""
+        if not self._may_call(user, target, name):
+            raise refusal(user, "call", name, option("--call", target, name), origin)
         method = self._methods.get(name)
         if method is None or method.target != target:
-            close = get_close_matches(name, self._methods, n=1)
+            usable = [known for known, one in self._methods.items() if self._may_call(user, one.target, known)]
+            close = get_close_matches(shortened(name), usable, n=1)
             hint = f"Did you mean {close[0]}?" if close else "`clacks call getMethods` lists them all."
             raise ClacksError("command-unknown", method=name, hint=hint)
         try:
@@ -122,9 +129,9 @@ class CommandRegistry:
 
     # --- the commands every agent serves ---
 
-    @Command(needs_queue=True)
-    def getMethods(self, target: str, queue: str | None = None, locale: str | None = None) -> dict[str, dict[str, Any]]:
-        """The commands served from a target (by default the one asked), by name."""
+    @Command(needs_user=True, needs_queue=True)
+    def getMethods(self, user: str, target: str, queue: str | None = None, locale: str | None = None) -> dict[str, dict[str, Any]]:
+        """The commands that you may call, served from a target (by default the one asked), by name."""
         return {
             name: {
                 "path": name,
@@ -135,7 +142,7 @@ class CommandRegistry:
                 "doc": method.mark.documentation,
             }
             for name, method in sorted(self._methods.items())
-            if method.target == (queue or target)
+            if method.target == (queue or target) and self._may_call(user, method.target, name)
         }
 
     @Command()
@@ -172,26 +179,28 @@ class CommandRegistry:
         await answer
         return True
 
-    @Command()
-    async def getEvents(self) -> list[dict[str, Any]]:
-        """Every event that can be published, with its documentation and fields."""
-        return await asyncio.to_thread(self._agent.events)  # xmlschema takes 0.2 s for the first one of a kind
+    @Command(needs_user=True)
+    async def getEvents(self, user: str) -> list[dict[str, Any]]:
+        """Every event that you may publish or subscribe to, with its documentation and fields."""
+        agent = self._agent
+        # xmlschema takes 0.2 s for the first one of a kind
+        return await asyncio.to_thread(agent.events, list(agent.bus.visible(user)))
 
-    @Command()
-    def getSchema(self, name: str) -> str:
+    @Command(needs_user=True)
+    def getSchema(self, user: str, name: str) -> str:
         """The XML schema of an event."""
-        return self._agent.schema(name)
+        return self._agent.bus.schema(user, str(name), "command getSchema").source
 
-    @Command()
-    def getStatus(self) -> dict[str, Any]:
-        """What this agent is doing: counters, subscriptions, connections."""
-        return self._agent.status()
+    @Command(needs_user=True)
+    def getStatus(self, user: str) -> dict[str, Any]:
+        """What this agent is doing, for administrators: counters, subscriptions, connections; what you have of these, for others."""
+        return self._agent.status(user)
 
     @Command(needs_user=True)
     def shutdown(self, user: str) -> bool:
         """Stop this agent; for administrators."""
-        if not self._agent.administers(user):
-            raise ClacksError("not-permitted", user=user, action="call", what="shutdown")
+        if not self._agent.bus.administers(user):
+            raise refusal(user, "call", "shutdown", "--administer", "command shutdown")
         self._agent.stop()
         return True
 

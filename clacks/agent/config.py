@@ -154,6 +154,13 @@ SETTINGS: Final = (
     Setting("schemas", _list_of(_path), (), "Folders with event schemas, besides those installed with Clacks.", "list of paths"),
     Setting("users_file", _path, None, "The users and their SCRAM verifiers. Default: users.toml in state_dir.", "path"),
     Setting(
+        "access_file",
+        _path,
+        None,
+        "The rules of who may do what (docs/access.md). Default: access.toml beside the users file.",
+        "path",
+    ),
+    Setting(
         "tls.certificate",
         _path,
         None,
@@ -253,6 +260,7 @@ class Config:
     state_dir: Path
     schemas: tuple[Path, ...]
     users_file: Path
+    access_file: Path
     tls_certificate: Path | None
     tls_key: Path | None
     tls_client_ca: Path | None
@@ -320,6 +328,7 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, envir
     chosen["node_id"] = chosen["node_id"] or default_node_id()
     chosen["state_dir"] = chosen["state_dir"] or state_home()
     chosen["users_file"] = chosen["users_file"] or chosen["state_dir"] / "users.toml"
+    chosen["access_file"] = chosen["access_file"] or chosen["users_file"].parent / "access.toml"
     if (chosen["tls.certificate"] is None) != (chosen["tls.key"] is None):
         raise ClacksError(
             "config-invalid", source=str(path or "CLACKS_TLS_*"), reason="one of tls.certificate and tls.key is missing", hint="Set both."

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from ..amqp import is_loopback
 from ..common.errors import EXIT_DONE, EXIT_FAILED, ClacksError
+from .access import ADMINISTRATORS
 from .agent import Agent
 from .config import Config, load
 from .node import notify
-from .users import ADMINISTRATORS, UserBook, make_user
+from .users import UserBook, make_user
 
 # The interpreter hands its lock over after this time, in seconds. At its own 5 ms one explanation in a worker would delay every event
 # that comes in meanwhile by as much.

@@ -39,7 +39,6 @@ _CERTIFICATE: Final = re.compile(r"(CN=|DNS:|email:|URI:).+")
 _CERTIFICATE_HINT: Final = "It looks like CN=anna, DNS:host.example.net, email:anna@example.net or URI:spiffe://example.net/anna."
 
 ANONYMOUS: Final = "anonymous"  # the user without a name; nobody else may be called that
-ADMINISTRATORS: Final = "admin"  # the group whose members may stop an agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +112,21 @@ def write_users(path: Path, users: Mapping[str, User]) -> None:
             table["groups"] = sorted(user.groups)
             if user.certificates or "certificates" in table:
                 table["certificates"] = sorted(user.certificates)
+    except (OSError, ValueError) as error:
+        raise _invalid(str(path), str(error), "Mend it, or restore it from a backup.") from error
+    write_whole(path, tomlkit.dumps(document))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, readable by its owner only. Raises ClacksError config-invalid if it cannot be written."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(tomlkit.dumps(document))  # mkstemp makes it readable by its owner only
+            file.write(text)  # mkstemp makes it readable by its owner only
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _invalid(str(path), str(error), "Check the folder and its permissions.") from error
 
 
@@ -155,9 +162,10 @@ class UserBook:
     def admits(self, user: str) -> bool:
         return user in self.users or (self._anonymous and user == ANONYMOUS)
 
-    def administers(self, user: str) -> bool:
-        found = self.users.get(user)
-        return found is not None and ADMINISTRATORS in found.groups
+    def members(self) -> dict[str, frozenset[str]]:
+        """Everybody who may come in, with their groups."""
+        members = {name: user.groups for name, user in self.users.items()}
+        return members | {"anonymous": frozenset()} if self._anonymous else members
 
 
 def _user(path: Path, name: str, table: Any) -> User:

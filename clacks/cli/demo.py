@@ -47,6 +47,7 @@ async def _demo(folder: Path) -> None:
     import asyncio
     import secrets
 
+    from ..agent.access import ADMINISTRATORS
     from ..agent.agent import Agent
     from ..agent.config import load
     from ..agent.users import UserBook, make_user
@@ -54,7 +55,7 @@ async def _demo(folder: Path) -> None:
 
     password = secrets.token_urlsafe(12)
     config = load(None, {"listen": ["localhost:0"], "state_dir": folder, "drain_timeout": 1}, {})
-    agent = Agent(config, UserBook({"demo": make_user("demo", password)}))
+    agent = Agent(config, UserBook({"demo": make_user("demo", password, [ADMINISTRATORS])}))
     try:
         async with asyncio.timeout(SECONDS):
             [url] = await agent.start()

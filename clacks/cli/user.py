@@ -1,9 +1,9 @@
-"""`clacks user`: who may get in. It writes the users file of an agent on this machine; no agent need be running."""
+"""`clacks user`: who may get in, and do what. It writes the users file and the rules of an agent on this machine; no agent need run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     cls=Group,
     examples="""
         clacks user add anna
+        clacks user allow anna --publish PhoneStatus --subscribe '*'
         clacks user add admin --admin --state-dir /var/lib/clacks
         pwgen 20 1 | tee secret | clacks user add robot --password-stdin
         clacks user passwd anna
@@ -31,10 +32,10 @@ F = TypeVar("F", bound=Callable[..., Any])
     """,
 )
 def user() -> None:
-    """Manage the users of an agent.
+    """Manage the users of an agent, and what they may do.
 
     The users file is that of the agent on this machine with the same --config, --state-dir, or CLACKS_* environment. No password
-    is stored in it. A running agent sees the change by itself.
+    is stored in it. A running agent sees the change by itself: who is removed is disconnected.
     """
 
 
@@ -57,22 +58,67 @@ def _password_option(function: F) -> F:
     examples="""
         clacks user add anna
         clacks user add admin --admin
-        clacks user add robot --password-stdin < secret
+        clacks user add robot --group phones --password-stdin < secret
     """,
 )
 @click.argument("name")
-@click.option("--admin", is_flag=True, help="An administrator, who may stop the agent.")
+@click.option("--admin", is_flag=True, help="An administrator, who may do everything.")
+@click.option("--group", "groups", metavar="G", multiple=True, help="A group that rules are about. May be given several times.")
 @_password_option
 @_place
-def add(name: str, admin: bool, password_stdin: bool, **place: Path | None) -> None:
-    """Add the user NAME. The password is asked for."""
-    from ..agent.users import ADMINISTRATORS
+def add(name: str, admin: bool, groups: Sequence[str], password_stdin: bool, **place: Path | None) -> None:
+    """Add the user NAME. The password is asked for.
+
+    What the user may do is a matter of rules: see `clacks user allow`.
+    """
+    from ..agent.access import ADMINISTRATORS
 
     path, users = _read(place)
     if name in users:
         raise _wrong(path, f"there is a user {name} already", f"`clacks user passwd {name}` changes the password.")
-    users[name] = _user(name, password_stdin, [ADMINISTRATORS] if admin else [])
+    users[name] = _user(name, password_stdin, [*groups, *([ADMINISTRATORS] if admin else [])])
     _write(path, users, f"added: {name}{', an administrator,' if admin else ''}")
+    if not admin and not groups:
+        click.echo(f"What {name} may do, rules say: `clacks user allow {name} --subscribe '*'`.")
+
+
+@user.command(
+    examples="""
+        clacks user allow anna --subscribe 'Phone*' --publish PhoneStatus
+        clacks user allow anna --call core 'get*' --call core sendEvent
+        clacks user allow operator --administer
+    """,
+)
+@click.argument("name")
+@click.option("--publish", metavar="E", multiple=True, help="Publish the events with this name.")
+@click.option("--subscribe", metavar="E", multiple=True, help="Receive the events with this name.")
+@click.option("--call", metavar="TARGET METHOD", nargs=2, multiple=True, help="Call this method of this target (the agent's own is core).")
+@click.option("--administer", is_flag=True, help="Give the agent's own commands, and see everybody's subscriptions.")
+@_place
+def allow(
+    name: str, publish: Sequence[str], subscribe: Sequence[str], call: Sequence[tuple[str, str]], administer: bool, **place: Path | None
+) -> None:
+    """Allow the user NAME something more: a rule in the agent's access file.
+
+    In every name, * stands for any characters. An option may be given several times. Rules for groups are written into that file by hand.
+    """
+    from ..agent.config import load
+    from ..agent.rules import allow as add_to
+    from ..agent.users import read_users
+
+    rule = {
+        "publish": list(publish),
+        "subscribe": list(subscribe),
+        "call": [{"target": target, "method": method} for target, method in call],
+        "administer": administer,
+    }
+    if not any(rule.values()):
+        raise click.UsageError("What is allowed? Give --publish, --subscribe, --call or --administer.")
+    config = load(place.pop("config"), place)
+    if "*" not in name and name != "anonymous":
+        _known(config.users_file, read_users(config.users_file), name)
+    add_to(config.access_file, name, {key: value for key, value in rule.items() if value})
+    click.echo(f"allowed: a rule for {name} is in {config.access_file}. A running agent sees it by itself.")
 
 
 @user.command(
@@ -95,11 +141,17 @@ def passwd(name: str, password_stdin: bool, **place: Path | None) -> None:
 @click.argument("name")
 @_place
 def remove(name: str, **place: Path | None) -> None:
-    """Remove the user NAME."""
+    """Remove the user NAME, who is disconnected from a running agent."""
+    from ..agent.config import load
+    from ..agent.rules import read_rules
+
+    rules = load(place["config"], {key: value for key, value in place.items() if key != "config"}).access_file
     path, users = _read(place)
     _known(path, users, name)
     del users[name]
     _write(path, users, f"removed: {name}")
+    if any(name in rule.users for rule in read_rules(rules)):
+        click.echo(f"Rules for {name} stay in {rules}: they would be those of another user of that name.")
 
 
 @user.command(

@@ -84,8 +84,10 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 401),
     ("mechanism-unusable", "No common way to authenticate: the agent offers {offered}. {hint}", "amqp:unauthorized-access",
      EXIT_NOT_PERMITTED, 401),
-    ("not-permitted", "{user} may not {action} {what}. Ask an administrator for a rule that allows it.", "amqp:unauthorized-access",
-     EXIT_NOT_PERMITTED, 403),
+    ("not-permitted", "{user} may not {action} {what}. An administrator can allow it: `clacks user allow {user} {rule}`.",
+     "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),
+    ("user-removed", "The user {user} is not known to the agent any more. Ask an administrator for another one.",
+     "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 401),
     ("user-id-forged", "The message's user-id is {found!r}, but the connection is authenticated as {user!r}. Leave user-id out.",
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),
     # --- addresses and links ---

@@ -140,7 +140,7 @@ class SchemaSet(Mapping[str, EventSchema]):
         try:
             return self._by_name[name]
         except KeyError:
-            raise ClacksError("schema-unknown", name=shortened(name), hint=self._hint(name)) from None
+            raise ClacksError("schema-unknown", name=shortened(name), hint=hint(name, self._by_name)) from None
 
     def needs_worker(self, body: bytes) -> bool:
         """Whether `examine` may take longer than an event loop can wait: a large body, or perhaps an event whose schema is
@@ -193,18 +193,20 @@ class SchemaSet(Mapping[str, EventSchema]):
         name = etree.QName(child)
         known = self._by_name.get(name.localname)
         if known is not None:
-            hint = f"The event of that name is in the namespace {known.namespace!r}, not in {shortened(name.namespace or '')!r}."
+            words = f"The event of that name is in the namespace {known.namespace!r}, not in {shortened(name.namespace or '')!r}."
         else:
-            hint = self._hint(name.localname)
-        raise ClacksError("event-unknown", name=shortened(name.localname), hint=hint)
+            words = hint(name.localname, self._by_name)
+        raise ClacksError("event-unknown", name=shortened(name.localname), hint=words)
 
-    def _hint(self, name: str) -> str:
-        import difflib
 
-        # It takes 20 us a name, and this may run on the event loop: only names that can be close.
-        near = [known for known in self._by_name if abs(len(known) - len(name)) <= 4][:50]
-        close = difflib.get_close_matches(name, near, 1) if near else []
-        return f"Did you mean {close[0]}?" if close else "`clacks schemas` lists those there are."
+def hint(name: str, names: Iterable[str]) -> str:
+    """What to try instead of a name that is not among these."""
+    import difflib
+
+    # It takes 20 us a name, and this may run on the event loop: only names that can be close.
+    near = [known for known in names if abs(len(known) - len(name)) <= 4][:50]
+    close = difflib.get_close_matches(name, near, 1) if near else []
+    return f"Did you mean {close[0]}?" if close else "`clacks schemas` lists those there are."
 
 
 def _invalid(schema: EventSchema, problems: list[Problem]) -> ClacksError:

@@ -13,9 +13,10 @@ from typing import Any
 
 from ...amqp import ACCEPTED, CodecError, Condition, Draft, Message, Properties, Receiver, Rejected
 from ...common.errors import ClacksError
+from ..access import audit
 from ..command import CommandRegistry
 from .addresses import Address
-from .inlet import Inlet
+from .inlet import Inlet, peer_of
 from .subscription import Subscription
 
 log = logging.getLogger("clacks.command")
@@ -27,11 +28,12 @@ class CommandLink(Inlet):
     def __init__(self, commands: CommandRegistry, replies: Mapping[str, Subscription], address: Address, link: Receiver) -> None:
         """Raises ClacksError address-unknown if this agent does not serve the address."""
         super().__init__(link)
-        commands.check(address.name, address.node)
+        self._user = link.connection.user
+        commands.check(self._user, address.name, address.node)
         self._commands = commands
         self._replies = replies
         self._address = address
-        self._user = link.connection.user
+        self._origin = f"command {peer_of(link.connection)}"
         self._tasks: set[asyncio.Task[None]] = set()
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
@@ -70,7 +72,8 @@ class CommandLink(Inlet):
         else:
             request_id = request.get("id")
             try:
-                result = await self._commands.dispatch(self._user, self._address.name, request["method"], request.get("params") or [])
+                params = request.get("params") or []
+                result = await self._commands.dispatch(self._user, self._address.name, request["method"], params, self._origin)
             except ClacksError as failure:
                 error = failure
         if reply is None or not reply.link.alive:
@@ -83,7 +86,7 @@ class CommandLink(Inlet):
             answer = json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
         correlation = properties.correlation_id if properties.correlation_id is not None else properties.message_id
         draft = Draft(answer, Properties(to=reply.address, correlation_id=correlation, content_type="application/json"))
-        reply.offer((draft.encode(), 0.0, None))
+        reply.offer((draft.encode(), 0.0, None, ""))
 
     def _reply_to(self, message: Message) -> Subscription | None:
         address = message.properties.reply_to
@@ -91,6 +94,8 @@ class CommandLink(Inlet):
             return None
         reply = self._replies.get(str(address))
         if reply is None or reply.user != self._user:
+            if reply is not None:
+                audit(self._user, "reply to", reply.user, self._origin)
             raise ClacksError(
                 "address-unknown", address=address, hint="Attach a receiver with a dynamic source and use the address it gets."
             )

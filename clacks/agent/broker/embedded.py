@@ -39,7 +39,7 @@ from ..sandbox import Budget, Sandbox
 from .addresses import Address, event_address, parse_address, reply_address
 from .commands import CommandLink
 from .envelope import Stamp, bare_message, header, incoming_event
-from .inlet import Inlet
+from .inlet import Inlet, peer_of
 from .subscription import Counts, Subscription
 
 log = logging.getLogger("clacks.broker")
@@ -77,6 +77,8 @@ class EmbeddedBroker:
     def opened(self, connection: Connection) -> None:
         self.connections.add(connection)
         log.info("connected", extra=_who(connection))
+        if not self._bus.access.has(connection.user):  # removed since it gave the password
+            connection.close(as_condition(ClacksError("user-removed", user=connection.user)))
 
     def closed(self, connection: Connection, condition: Condition | None) -> None:
         self.connections.discard(connection)
@@ -124,22 +126,18 @@ class EmbeddedBroker:
             self._attach_replies(link, source)
             return
         address = parse_address(source.address or "", self.config.domain)
-        if address.what == "events":
-            kinds = None
-        elif address.what == "event":
-            self._bus.schemas.current.named(address.name)
-            kinds = (address.name,)
-        else:
+        if address.what not in ("events", "event"):
             raise ClacksError(
                 "address-unknown", address=source.address, hint="Receive from the domain's address, or from a dynamic source."
             )
         filters, in_force = read_filters(source.filter)
         subscription = self._subscription(link)
         subscription.address = event_address(self.config.domain, address.name) if address.name else self.config.domain
+        subscription.event = address.name
         subscription.filters = tuple(one.text for one in filters)
+        subscription.sight = self._bus.subscribe(subscription, link.connection.user, filters, address.name, _origin(link.connection))
         if any(one.cost == "dear" for one in filters):
             self.sandbox.warm()
-        self._bus.subscribe(subscription, filters, kinds)
         self.subscriptions.add(subscription)
         link.accept(Terminus(source.address, filter=in_force, capabilities=source.capabilities), link.remote_target)
         log.info("subscribed", extra={**_who(link.connection), "address": subscription.address})
@@ -172,6 +170,19 @@ class EmbeddedBroker:
         else:
             self.replies.pop(subscription.address, None)
 
+    def permissions_changed(self) -> None:
+        """The bus has other rules, or other users: whoever is no user goes, and every subscription to what its user may not see. The
+        others go on; what they may not see any more stays in their queues unsent."""
+        access = self._bus.access
+        removed = {user: ClacksError("user-removed", user=user) for user in {one.user for one in self.connections} if not access.has(user)}
+        for connection in [one for one in self.connections if one.user in removed]:
+            connection.close(as_condition(removed[connection.user]))
+        for subscription in list(self.subscriptions):
+            user = subscription.user
+            error = removed.get(user) or self._bus.forbidden(user, subscription.event, _origin(subscription.link.connection))
+            if error is not None:
+                subscription.end(error)
+
     def snapshot(self) -> list[Subscription]:
         """The subscriptions there are now; also for other threads."""
         return list(self.subscriptions)
@@ -190,11 +201,11 @@ class EmbeddedBroker:
             if ttl is not None:
                 encoded = header(ttl) + encoded
                 expires = self._loop.time() + ttl
-            message = (encoded, expires, None)
+            message = (encoded, expires, None, routed.event.name)
             for subscription in routed.matched:
                 subscription.offer(message)
             if routed.undecided:
-                question = (encoded, expires, incoming)
+                question = (encoded, expires, incoming, routed.event.name)
                 for subscription in routed.undecided:
                     subscription.offer(question)
         done(None)
@@ -222,7 +233,7 @@ class Publisher(Inlet):
         self._intake = broker.intake
         self._lane = Lane()
         self._user = link.connection.user
-        self._origin = f"amqp {_peer(link.connection)}"
+        self._origin = _origin(link.connection)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         size = len(encoded)
@@ -296,9 +307,9 @@ def as_outcome(error: ClacksError) -> Outcome:
     return RELEASED if error.code in _TEMPORARY else Rejected(as_condition(error))
 
 
-def _peer(connection: Connection) -> str:
-    return f"{connection.peer[0]}:{connection.peer[1]}" if connection.peer else "in memory"
+def _origin(connection: Connection) -> str:
+    return f"amqp {peer_of(connection)}"
 
 
 def _who(connection: Connection) -> dict[str, Any]:
-    return {"user": connection.user, "peer": _peer(connection)}
+    return {"user": connection.user, "peer": peer_of(connection)}

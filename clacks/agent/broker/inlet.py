@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...amqp import Condition, Link, Outcome, Receiver, Sender
+from ...amqp import Condition, Connection, Link, Outcome, Receiver, Sender
 
 # Bytes of one link's messages that may be under work before it is paused: four of the largest events, thousands of usual ones.
 WORK_LIMIT: Final = 4 * 2**20
+
+
+def peer_of(connection: Connection) -> str:
+    """Where a connection comes from, for the log."""
+    return f"{connection.peer[0]}:{connection.peer[1]}" if connection.peer else "in memory"
 
 
 class Inlet:

@@ -7,7 +7,7 @@ queue waits for the answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, NamedTuple
 
 from ...amqp import ACCEPTED, Condition, Link, Outcome, Receiver, Sender
@@ -19,10 +19,10 @@ from ..sandbox import Answer, Job, Sandbox
 STRIKES: Final = 3
 
 
-# One message for any number of queues: encoded; when it expires, a time of the loop's clock, 0.0 for never; and what the sandbox is to be
-# asked if nobody has decided about it yet. A plain tuple, shared by all queues: the collector looks at it once, where objects of our
-# own in 1,000 full queues took a quarter of the agent's time.
-Message = tuple[bytes, float, Incoming | None]
+# One message for any number of queues: encoded; when it expires, a time of the loop's clock, 0.0 for never; what the sandbox is to be
+# asked if nobody has decided about it yet; and the event's name, "" for an answer to a command. A plain tuple, shared by all queues: the
+# collector looks at it once, where objects of our own in 1,000 full queues took a quarter of the agent's time.
+Message = tuple[bytes, float, Incoming | None, str]
 
 
 class Counts(NamedTuple):
@@ -56,6 +56,8 @@ class Subscription:
         self.link = link
         self.user = link.connection.user
         self.address = ""
+        self.event = ""  # the only one it is for, if it is for one
+        self.sight: Container[str] = ("",)  # the names of events that its user may see at present
         self.filters: tuple[str, ...] = ()
         self.delivered = 0
         self.dropped = 0
@@ -106,7 +108,10 @@ class Subscription:
     def credit(self, link: Sender) -> None:
         queue = self._queue
         while queue and link.sendable:
-            encoded, expires, undecided = queue[0]
+            encoded, expires, undecided, name = queue[0]
+            if name not in self.sight:  # the rules have changed while it waited
+                self._drop_first()
+                continue
             if expires and expires < self._clock():
                 self._drop_first()
                 self.expired += 1
@@ -127,22 +132,26 @@ class Subscription:
 
     def _decided(self, answer: Answer) -> None:
         self._job = None
+        if self._queue[0][3] not in self.sight:
+            self.credit(self.link)
+            return
         if answer.exceeded:
             self._strikes += 1
             if self._strikes >= STRIKES:
-                self._suspend(answer.exceeded)
+                self.end(ClacksError("filter-suspended", reason=answer.exceeded))
                 return
         else:
             self._strikes = 0
         self.filter_errors += bool(answer.error or answer.exceeded)
         if answer.matched:
-            self._queue[0] = (*self._queue[0][:2], None)
+            encoded, expires, _, name = self._queue[0]
+            self._queue[0] = (encoded, expires, None, name)
         else:
             self._drop_first()
         self.credit(self.link)
 
-    def _suspend(self, reason: str) -> None:
-        error = ClacksError("filter-suspended", reason=reason)
+    def end(self, error: ClacksError) -> None:
+        """Detach it, with the reason."""
         self.link.close(Condition(error.condition, str(error), error.to_json()))
         self.detached(self.link, None, closed=True)
 

@@ -111,8 +111,8 @@ def as_error(condition: Condition | None) -> ClacksError:
 
 # What will be no better after connecting again.
 FATAL: Final = frozenset({
-    "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "mechanism-unusable", "password-exposed", "tls-untrusted",
-    "address-unknown", "link-refused", "schema-unknown",
+    "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "user-removed", "mechanism-unusable", "password-exposed",
+    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown",
 })  # fmt: skip
 
 

@@ -1,0 +1,134 @@
+"""Who may do what: rules, and the decisions that come of them. What no rule allows is not allowed.
+
+Values only: a change of the rules, of the users or of their groups is another `Access`, which the bus takes as a whole. Nothing here knows
+where rules are written (`rules.py`) or who asks. Every refusal of access goes through `audit`, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ..common.components.command import CORE
+from ..common.errors import ClacksError
+from ..common.xml import shortened
+
+log = logging.getLogger("clacks.audit")
+
+ADMINISTRATORS: Final = "admin"  # the group whose members may do everything
+NODE: Final = "node/"  # what an agent's own events come from begins so; no user's name has a slash
+
+_NOBODY: Final[Mapping[str, frozenset[str]]] = {}
+
+
+class Call(NamedTuple):
+    """What may be called: patterns for the target and the method."""
+
+    target: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What these users, and the members of these groups, may do. Everything but `administer` is a list of patterns, in which `*` stands
+    for any characters."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    call: tuple[Call, ...] = ()
+    administer: bool = False
+
+    def concerns(self, user: str, groups: Iterable[str]) -> bool:
+        """Whether it is about a user with these groups."""
+        of_group = any_of(self.groups)
+        return any_of(self.users)(user) or any(of_group(group) for group in groups)
+
+
+EVERYTHING: Final = Rule(users=("*",), publish=("*",), subscribe=("*",), call=(Call("*", "*"),), administer=True)
+
+
+class Rights:
+    """What one user may do."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.publish = any_of(pattern for rule in rules for pattern in rule.publish)
+        self.subscribe = any_of(pattern for rule in rules for pattern in rule.subscribe)
+        self.subscribes = any(rule.subscribe for rule in rules)
+        self.administers = any(rule.administer for rule in rules)
+        own = [Call(CORE, "*")] if self.administers else []  # an administrator may give the agent's own commands
+        self._calls = [(any_of([call.target]), any_of([call.method])) for call in (*own, *(one for rule in rules for one in rule.call))]
+
+    def call(self, target: str, method: str) -> bool:
+        return any(of_target(target) and of_method(method) for of_target, of_method in self._calls)
+
+    def knows(self, name: str) -> bool:
+        """Whether the user may know what an event of this name looks like: there is something that may be done with it."""
+        return self.publish(name) or self.subscribe(name)
+
+
+class Access:
+    """All rules, and who there is. Never changes."""
+
+    def __init__(self, rules: Sequence[Rule] = (), members: Mapping[str, frozenset[str]] = _NOBODY) -> None:
+        """`members` are all users with their groups: whoever is not among them may do nothing."""
+        self._rules, self._members = tuple(rules), members
+        self._rights: dict[str, Rights] = {}
+
+    def has(self, user: str) -> bool:
+        """Whether there is such a user."""
+        return user in self._members
+
+    def rights(self, user: str) -> Rights:
+        found = self._rights.get(user)
+        if found is None:
+            found = self._rights_of(user)
+            if user in self._members:  # names of others are anybody's, and without number
+                self._rights[user] = found
+        return found
+
+    def _rights_of(self, user: str) -> Rights:
+        if user.startswith(NODE):
+            return Rights([EVERYTHING])
+        groups = self._members.get(user)
+        if groups is None:
+            return Rights([])
+        return Rights([EVERYTHING] if ADMINISTRATORS in groups else [rule for rule in self._rules if rule.concerns(user, groups)])
+
+
+def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a name is like one of the patterns."""
+    expressions = [_expression(pattern) for pattern in patterns]
+    if not expressions:
+        return lambda name: False
+    match = re.compile("|".join(expressions), re.DOTALL).fullmatch
+    return lambda name: match(name) is not None
+
+
+def _expression(pattern: str) -> str:
+    # What was skipped is never tried again (as in fnmatch): a name is a stranger's text, however long.
+    first, *rest = (re.escape(part) for part in pattern.split("*"))
+    if not rest:
+        return first
+    return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + ".*" + rest[-1]
+
+
+def audit(user: str, action: str, what: str, origin: str) -> None:
+    """The line for a refusal: who, what they wanted to do, and the door they stood at."""
+    log.warning("refused", extra={"user": user, "action": action, "what": shortened(what), "origin": origin})
+
+
+def refusal(user: str, action: str, what: str, option: str, origin: str) -> ClacksError:
+    """The error for what `user` may not do; it is on record from then on. `option` is that of `clacks user allow` which would allow it."""
+    audit(user, action, what, origin)
+    return ClacksError("not-permitted", user=user, action=action, what=shortened(what), rule=option)
+
+
+def option(name: str, *values: str) -> str:
+    """An option of `clacks user allow`, as it is typed."""
+    return " ".join([name, *(shlex.quote(shortened(value)) for value in values)])
