@@ -93,6 +93,15 @@ def test_what_is_not_provably_cheap_is_undecided_when_it_is_deferred() -> None:
         assert "both" in index.match(phone("1"))[defer]
 
 
+def test_of_a_large_event_only_the_index_answers_when_deferring() -> None:
+    index = FilterIndex[str](defer=True)
+    index.add("index", compile_filter(P + "//f:v = '7'"))
+    index.add("evaluated", compile_filter(P + "//f:v[contains(., '7')]"))
+    index.add("ruled out", compile_filter(P + "//f:w[contains(., '7')]"))
+    assert index.match(event("<v>7</v>" * 10)) == (["index", "evaluated"], [])
+    assert index.match(event("<v>7</v>" * 1_000)) == (["index"], ["evaluated"])
+
+
 def test_failures_are_counted_and_told_with_their_key() -> None:
     told: list[tuple[str, str]] = []
     index = FilterIndex[str](on_error=lambda key, error: told.append((key, error.code)))

@@ -8,7 +8,7 @@ removed, and afterwards it is as if it had never been there. Nothing here knows 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from itertools import count
+from itertools import count, islice
 from typing import Any, Final, Generic, TypeVar
 
 from . import syntax as s
@@ -33,6 +33,10 @@ class Kinds(set[str]):
     __ne__ = object.__ne__
 
 
+# Evaluating a cheap filter takes two to ten microseconds for each element, so that this many take up to 5 ms, the most that an event loop
+# should be kept waiting.
+LARGE: Final = 500
+
 _NO_FILTERS: Final[tuple[Filter, ...]] = ()
 
 
@@ -55,7 +59,8 @@ class FilterIndex(Generic[K]):
 
     `on_error(key, error)` is told of each filter that failed on an event; that key does not match it, and `errors` counts it. A filter that
     the index has ruled out is not evaluated, and so does not fail. With `defer=True` the filters that are not provably cheap are not
-    evaluated either: `match` returns their keys as undecided.
+    evaluated either: `match` returns their keys as undecided; and of an event with more than LARGE elements only the index's own answers
+    are given, because linear is not short there.
     """
 
     def __init__(self, on_error: Callable[[K, FilterError], None] | None = None, *, defer: bool = False) -> None:
@@ -205,6 +210,8 @@ class FilterIndex(Generic[K]):
         if len(candidates) > 1:
             candidates = sorted(dict.fromkeys(candidates), key=_number)
         event: Event | None = None
+        # Counting stops at the limit, and is only done for events that some filter is evaluated for.
+        large = self._defer and len(trusted) < len(candidates) and len(list(islice(document.getroot().iter(), LARGE + 1))) > LARGE
         answers: dict[tuple[Any, tuple[Any, ...]], bool | FilterError] = {}
         held: bool | FilterError | None
         for entry in candidates:
@@ -213,7 +220,7 @@ class FilterIndex(Generic[K]):
             if trusted and entry in trusted:
                 matched.append(entry.key)
                 continue
-            if self._defer and _dear(entry):
+            if self._defer and (_dear(entry) or large):
                 undecided.append(entry.key)
                 continue
             if event is None:
