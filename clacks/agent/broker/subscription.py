@@ -169,4 +169,5 @@ class Subscription:
             self._job.cancelled = True
         self._queue.clear()
         self._bytes = 0
+        self.sight = ()  # what is left of it until the collector comes keeps no account of the user's rights
         self._on_detached(self)
