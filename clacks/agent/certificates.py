@@ -1,4 +1,4 @@
-"""The agent's certificate: the configured one, or one made on the spot by a CA of this user's own.
+"""The agent's certificate: the configured one, or one made on the spot by a CA of this user's own. `clacks cert` makes more with that CA.
 
 The CA lives in the user's data folder, where clients of the same user find it and trust it for loopback names only (`common.trust`).
 Every agent of the user signs with it, whatever its state folder.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import datetime
 import fcntl
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 KEY_FILE: Final = "ca.key"
+LOCAL_CA: Final = "Clacks local CA"
 # The CA of a workstation: as long as the machine. A server's certificate is made anew when the agent starts and it is older than a month.
 _CA_DAYS: Final = 3650
 _SERVER_DAYS: Final = 365
+# Those that are copied elsewhere by hand: as long as browsers take a server's, and time enough to think of the next one.
+ISSUED_DAYS: Final = 397
 _RENEW_SECONDS: Final = 30 * 86400
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
@@ -66,13 +71,14 @@ def _own_certificate(state_dir: Path, names: tuple[str, ...]) -> Path:
         with _alone(folder):
             ca = folder / CA_FILE
             if not (ca.exists() and (folder / KEY_FILE).exists()):
-                _make_ca(folder)
+                _make_ca(folder, LOCAL_CA)
             path = state_dir / "agent.pem"
             wanted = f"# {' '.join(names)}\n".encode()
             young = path.exists() and (datetime.datetime.now().timestamp() - path.stat().st_mtime) < _RENEW_SECONDS
             if not (young and path.read_bytes().startswith(wanted) and ca.read_bytes().strip() in path.read_bytes()):
                 state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(path, wanted + _make_server(folder, names))
+                key, chain = _issue(folder, "Clacks agent", names, server=True)
+                _write(path, wanted + key + chain)
             return path
     except OSError as error:
         raise ClacksError(
@@ -81,6 +87,73 @@ def _own_certificate(state_dir: Path, names: tuple[str, ...]) -> Path:
             reason=error.strerror or str(error),
             hint="Set tls.certificate and tls.key.",
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Two files that were made: a certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+def make_ca(folder: Path, name: str = LOCAL_CA) -> Made:
+    """A CA in `folder`. Raises ClacksError config-invalid if there is one already, or it cannot be written."""
+    made = Made(folder / CA_FILE, folder / KEY_FILE)
+    with _told(folder), _alone(folder):
+        _absent(made)
+        _make_ca(folder, name)
+    return made
+
+
+def make_server(folder: Path, names: tuple[str, ...], out: Path, days: int = ISSUED_DAYS) -> Made:
+    """A server's certificate for these host names and addresses, signed by the CA in `folder`, and its key. Raises ClacksError."""
+    return _make(folder, "Clacks agent", names, out / _file(names[0]), days, server=True)
+
+
+def make_client(folder: Path, user: str, out: Path, days: int = ISSUED_DAYS) -> Made:
+    """A client's certificate with the subject CN=`user`, signed by the CA in `folder`, and its key. Raises ClacksError."""
+    return _make(folder, user, (), out / _file(user), days, server=False)
+
+
+def _make(folder: Path, subject: str, names: tuple[str, ...], stem: Path, days: int, *, server: bool) -> Made:
+    made = Made(stem.with_name(f"{stem.name}.pem"), stem.with_name(f"{stem.name}.key"))
+    if not (folder / KEY_FILE).exists():
+        raise _unusable(folder / KEY_FILE, "there is no CA with its key here", "`clacks cert ca` makes one, --ca names its folder.")
+    with _told(folder):
+        _absent(made)
+        stem.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            key, chain = _issue(folder, subject, names, days, server=server)
+        except ValueError as error:
+            raise _unusable(folder, str(error), "Check the names, and the CA's two files.") from error
+        _write(made.key, key)
+        _write(made.certificate, chain)
+    return made
+
+
+def _absent(made: Made) -> None:
+    for path in (made.certificate, made.key):
+        if path.exists():
+            raise _unusable(path, "it exists, and somebody may rely on it", "Move it away, or choose another folder.")
+
+
+def _file(name: str) -> str:
+    """A name as that of a file: a wildcard, an IPv6 address."""
+    return re.sub(r"[^A-Za-z0-9._@-]", "_", name).lstrip(".") or "_"
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _unusable(error.filename or folder, reason, "Check the folder and its permissions.") from error
+
+
+def _unusable(path: Any, reason: str, hint: str) -> ClacksError:
+    return ClacksError("config-invalid", source=str(path), reason=reason, hint=hint)
 
 
 @contextmanager
@@ -100,12 +173,12 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _make_ca(folder: Path) -> None:
+def _make_ca(folder: Path, common_name: str) -> None:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("Clacks local CA")
+    name = _name(common_name)
     certificate = (
         _builder(name, name, key.public_key(), _CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -116,7 +189,9 @@ def _make_ca(folder: Path) -> None:
     _write(folder / CA_FILE, certificate.public_bytes(_pem()))
 
 
-def _make_server(folder: Path, names: tuple[str, ...]) -> bytes:
+def _issue(folder: Path, subject: str, names: tuple[str, ...], days: int = _SERVER_DAYS, *, server: bool) -> tuple[bytes, bytes]:
+    """The private key, and the certificate with that of the CA behind it. One for a server does not pass for a client's, nor the other way
+    round. Raises ValueError for a name that no certificate can bear, OSError."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -126,16 +201,18 @@ def _make_server(folder: Path, names: tuple[str, ...]) -> bytes:
     ca = x509.load_pem_x509_certificate(ca_pem)
     ca_key: Any = serialization.load_pem_private_key((folder / KEY_FILE).read_bytes(), None)
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        _builder(_name("Clacks agent"), ca.subject, key.public_key(), _SERVER_DAYS)
+    purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = (
+        _builder(_name(subject), ca.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, _sha256())
     )
-    return _private(key) + certificate.public_bytes(_pem()) + ca_pem
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+    certificate = builder.sign(ca_key, _sha256())
+    return _private(key), certificate.public_bytes(_pem()) + ca_pem
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:

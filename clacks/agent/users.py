@@ -30,6 +30,7 @@ from ..common.errors import ClacksError
 
 # About 5 ms of PBKDF2 on both sides. RFC 7677 asks for 4,096 at least; more would be felt in every `sendEvent`.
 ITERATIONS: Final = 16384
+SALT_SIZE: Final = 32  # bytes; scramp's, and more than the 16 that are usual
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FORM: Final = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
@@ -151,9 +152,11 @@ class UserBook:
         found = self.users.get(user)
         if found is not None and found.verifier is not None:
             return found.verifier
-        # An unknown user gets a salt that depends on the name only, and keys that nothing hashes to.
-        salt = hmac.digest(self._secret, user.encode("utf-8", "replace"), "sha256")[:16]
-        return ScramVerifier(salt, secrets.token_bytes(32), secrets.token_bytes(32), ITERATIONS)
+        # An unknown user gets a salt that depends on the name only, of the form that one of the users has, and keys that nothing hashes to.
+        salt = hmac.digest(self._secret, user.encode("utf-8", "replace"), "sha512")
+        forms = sorted({(len(one.verifier.salt), one.verifier.iterations) for one in self.users.values() if one.verifier is not None})
+        size, iterations = forms[salt[-1] % len(forms)] if forms else (SALT_SIZE, ITERATIONS)
+        return ScramVerifier(salt[:size], secrets.token_bytes(32), secrets.token_bytes(32), iterations)
 
     def certified(self, names: Sequence[str]) -> Sequence[str]:
         """The users that a client certificate with these names stands for; each name has to be exactly one of theirs."""

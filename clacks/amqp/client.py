@@ -47,8 +47,6 @@ async def connect(
     _, connection = await loop.create_connection(protocol, host, port, ssl=tls, server_hostname=host if tls else None)
     try:
         await connection.ready
-        if connection.condition is not None:  # opened and closed in one breath (2.4.6): somebody was not admitted
-            raise AmqpError(connection.condition)
     except BaseException:
         connection.abort()
         raise

@@ -43,6 +43,9 @@ LINK_LIMIT: Final = 4096
 # and several pieces in one turn; beside a publisher in full flow others waited for 40 ms.
 TURN_SIZE: Final = 32 * 1024
 
+# The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
+NOT_ESTABLISHED: Final = "amqp:connection-establishment-failed"
+
 _push, _capacity, _peek_event, _pop_event = lib.pn_transport_push, lib.pn_transport_capacity, lib.pn_collector_peek, lib.pn_collector_pop
 _event_type, _event_delivery, _event_link = lib.pn_event_type, lib.pn_event_delivery, lib.pn_event_link
 _delivery_link, _pending, _peek, _pop = lib.pn_delivery_link, lib.pn_transport_pending, lib.pn_transport_peek, lib.pn_transport_pop
@@ -406,8 +409,7 @@ class Connection(asyncio.Protocol):
                 if self._admit is not None:
                     self._admit(self)
             except AmqpError as error:
-                # Clients that know this property (it is a convention, not a standard) wait for the close instead of starting.
-                self._open(**{"amqp:connection-establishment-failed": True})
+                self._open(**{NOT_ESTABLISHED: True})
                 if self._deadline is not None:
                     self._deadline.cancel()
                 if not self.ready.done():
@@ -415,6 +417,8 @@ class Connection(asyncio.Protocol):
                 self.close(error.condition)
                 return
             self._open()
+        elif self.remote_properties.get(NOT_ESTABLISHED):
+            return  # the close comes next, and says why
         if self._deadline is not None:
             self._deadline.cancel()
         self._tick()

@@ -24,6 +24,8 @@ from .sendevent import send_event
 ENVIRONMENT: Final = {
     "CLACKS_URL": "The URL of the agent for every command. It keeps a password out of the list of processes, where `--url` shows it.",
     "CLACKS_CA_FILE": "The CAs (PEM) that a client trusts instead of the system's and those of a local agent.",
+    "CLACKS_CERT_FILE": "A client's certificate (PEM), which says who comes where the URL has no password.",
+    "CLACKS_KEY_FILE": "The private key of CLACKS_CERT_FILE (PEM). Default: it is in the same file.",
     "CLACKS_DEBUG": "Set to anything, it shows the traceback of an unexpected error.",
     "NO_COLOR": "Set to anything, no colours are used. Elsewhere than on a terminal none are used anyway.",
 }

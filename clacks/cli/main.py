@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .call import call
+from .cert import cert
 from .command import Group, version_option
 from .consume import consume
 from .demo import demo
@@ -38,5 +39,5 @@ def clacks() -> None:
     """
 
 
-for command in (call, consume, demo, filters, schemas, status, user):
+for command in (call, cert, consume, demo, filters, schemas, status, user):
     clacks.add_command(command)

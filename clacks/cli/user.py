@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -133,8 +134,40 @@ def allow(
 def passwd(name: str, password_stdin: bool, **place: Path | None) -> None:
     """Set another password for the user NAME."""
     path, users = _read(place)
-    users[name] = _user(name, password_stdin, sorted(_known(path, users, name).groups))
+    known = _known(path, users, name)
+    users[name] = replace(known, verifier=_user(name, password_stdin, []).verifier)
     _write(path, users, f"changed: the password of {name}")
+
+
+@user.command(
+    examples="""
+        clacks user certify anna CN=anna
+        clacks user certify robot DNS:robot.example.net URI:spiffe://example.net/robot
+        clacks user certify anna
+    """,
+)
+@click.argument("name")
+@click.argument("certificate", nargs=-1)
+@_place
+def certify(name: str, certificate: tuple[str, ...], **place: Path | None) -> None:
+    """Let whoever has a certificate with one of these names in as the user NAME.
+
+    A CERTIFICATE is CN= and the subject's common name, or DNS:, email: or URI: and a subject alternative name, exactly. What is given
+    replaces what was; nothing given, certificates let nobody in. A user that does not exist is made, without a password.
+    """
+    from ..agent.users import make_user
+
+    path, users = _read(place)
+    found = make_user(name, None, (), certificate)
+    if name not in users and not certificate:
+        _known(path, users, name)
+    for other in users.values():
+        for taken in sorted(found.certificates & other.certificates) if other.name != name else ():
+            raise _wrong(path, f"{taken} stands for {other.name}", "A name in a certificate stands for one user.")
+    users[name] = replace(users.get(name, found), certificates=found.certificates)
+    if users[name].verifier is None and not certificate:
+        raise _wrong(path, f"{name} has no password and could not get in at all", f"`clacks user remove {name}` says so.")
+    _write(path, users, f"changed: the certificates of {name}")
 
 
 @user.command(examples="clacks user remove anna")

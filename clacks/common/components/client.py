@@ -16,6 +16,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ...amqp import (
@@ -42,7 +43,7 @@ from ...amqp import (
     connect,
 )  # fmt: skip
 from ..errors import ClacksError
-from ..trust import client_context
+from ..trust import Certificate, client_context, environment_certificate
 from .command import CORE
 from .received import ReceivedEvent
 from .url import DEFAULT_DOMAIN, Url, parse_urls
@@ -67,13 +68,16 @@ CALL_SECONDS: Final = 30.0
 Dial = Callable[[Url], Awaitable[Connection]]
 
 
-async def dial(url: Url) -> Connection:
-    """A connection to the agent at `url`. Raises ClacksError: unreachable, not-authenticated, and what else can go wrong on the way."""
+async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
+    """A connection to the agent at `url`. Without a password in it, `certificate` says who comes (default: that of the environment).
+
+    Raises ClacksError: unreachable, not-authenticated, and what else can go wrong on the way."""
     from ...amqp import is_loopback
 
-    credentials = Credentials(url.user, url.password)
+    certificate = (certificate or environment_certificate()) if url.secure else None
+    credentials = Credentials(url.user, url.password, certified=certificate is not None)
     try:
-        tls = client_context(loopback=is_loopback(url.host)) if url.secure else None
+        tls = client_context(loopback=is_loopback(url.host), certificate=certificate) if url.secure else None
         async with asyncio.timeout(CONNECT_SECONDS):
             return await connect(url.host, url.port, credentials, Options(hostname=url.host), tls=tls)
     except TimeoutError as error:
@@ -89,13 +93,16 @@ async def dial(url: Url) -> Connection:
         raise ClacksError("unreachable", url=url, reason=str(error.condition)) from error
 
 
+_dial: Final = dial  # by a name that no parameter has
+
+
 def _not_let_in(url: Url, error: SaslFailure) -> ClacksError:
     if error.kind == "credentials":
         return ClacksError("not-authenticated")
     if error.kind == "exposed":
         return ClacksError("password-exposed", host=url.host)
     if error.kind == "mechanism":
-        hint = "Give a user and a password in the URL." if not url.user else "Check the agent's configuration."
+        hint = "Give a user and a password in the URL." if not url.password else "Check the agent's configuration."
         return ClacksError("mechanism-unusable", offered=", ".join(error.offered) or "nothing", hint=hint)
     return ClacksError("unreachable", url=url, reason=error.condition.description)
 
@@ -119,10 +126,13 @@ FATAL: Final = frozenset({
 class BusClient:
     """A client of the bus: one connection to one of several agents, opened when it is needed and again when it is lost."""
 
-    def __init__(self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, dial: Dial = dial) -> None:
-        """Raises ClacksError url-invalid. `dial` makes the connection (tests have one without a socket)."""
+    def __init__(
+        self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, certificate: Certificate | None = None, dial: Dial = dial
+    ) -> None:
+        """`certificate` (chain and key, PEM files) says who comes where the URL has no password; default: CLACKS_CERT_FILE and
+        CLACKS_KEY_FILE. `dial` makes the connection (tests have one without a socket). Raises ClacksError url-invalid."""
         self.urls = parse_urls(url, domain)
-        self._dial = dial
+        self._dial: Dial = dial if certificate is None else partial(_dial, certificate=certificate)
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._publisher: Publisher | None = None

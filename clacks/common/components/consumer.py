@@ -14,6 +14,7 @@ from lxml import objectify
 
 from ...amqp import ACCEPTED, RELEASED, Modified
 from ..errors import ClacksError
+from ..trust import Certificate
 from .background import Background
 from .client import BusClient, Delivery, Dial, Subscription, dial
 from .url import DEFAULT_DOMAIN
@@ -39,22 +40,23 @@ class AMQPEventConsumer:
         callback: Callback | None = None,
         *,
         event: str | None = None,
+        certificate: Certificate | None = None,
         dial: Dial = dial,
     ) -> None:
-        """When this returns the filter is in force. `event` narrows it to the events of one name. Raises ClacksError: unreachable,
+        """When this returns the filter is in force. `event` narrows it to the events of one name. `certificate` (chain and
+        key, PEM files) says who comes where the URL has no password. Raises ClacksError: unreachable,
         not-authenticated, filter-invalid (with line and column), ..."""
         self._background = Background.get()
         self._worker = _Worker(callback)
-        self._client, self._subscription = self._background.run(self._attach(url, domain, xquery, event, dial))
+        self._client, self._subscription = self._background.run(
+            self._attach(BusClient(url, domain, certificate=certificate, dial=dial), xquery, event)
+        )
         self._background.clients.add(self._client)
         self._worker.start(self._background, self._client, self._subscription)
         # The threads know the worker and not this object, so `del consumer` closes it.
         self._finalizer = weakref.finalize(self, self._worker.stop)
 
-    async def _attach(
-        self, url: str | Sequence[str], domain: str, xquery: str | None, event: str | None, dial: Dial
-    ) -> tuple[BusClient, Subscription]:
-        client = BusClient(url, domain, dial=dial)
+    async def _attach(self, client: BusClient, xquery: str | None, event: str | None) -> tuple[BusClient, Subscription]:
         subscription = Subscription(client, xquery, event, self._worker.queue.put)
         try:
             await subscription.attach()

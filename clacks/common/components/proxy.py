@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from ..trust import Certificate
 from .background import Background
 from .client import CALL_SECONDS, BusClient, Dial, dial, parameters
 from .command import CORE
@@ -28,12 +29,14 @@ class AMQPServiceProxy:
         *,
         target: str = CORE,
         timeout: float = CALL_SECONDS,
+        certificate: Certificate | None = None,
         dial: Dial = dial,
     ) -> None:
-        """`target` names the commands' queue, "core" or "core.NODE"; `timeout` (seconds) bounds each call. Raises ClacksError."""
+        """`target` names the commands' queue, "core" or "core.NODE"; `timeout` (seconds) bounds each call; `certificate` (chain and key,
+        two PEM files) says who comes where the URL has no password. Raises ClacksError."""
         self._target, self._timeout = target, timeout
         self._background = Background.get()
-        self._client = self._background.run(_connected(url, domain, dial))
+        self._client = self._background.run(_connected(url, domain, certificate, dial))
         self._background.clients.add(self._client)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -66,7 +69,7 @@ class AMQPServiceProxy:
         return self._background.run(self._client.request(name, params, target=self._target, timeout=self._timeout))
 
 
-async def _connected(url: str | Sequence[str], domain: str, dial: Dial) -> BusClient:
-    client = BusClient(url, domain, dial=dial)
+async def _connected(url: str | Sequence[str], domain: str, certificate: Certificate | None, dial: Dial) -> BusClient:
+    client = BusClient(url, domain, certificate=certificate, dial=dial)
     await client.connection()
     return client
