@@ -214,9 +214,13 @@ class FilterIndex(Generic[K]):
         large = self._defer and len(trusted) < len(candidates) and len(list(islice(document.getroot().iter(), LARGE + 1))) > LARGE
         answers: dict[tuple[Any, tuple[Any, ...]], bool | FilterError] = {}
         held: bool | FilterError | None
+        seen: frozenset[str] | Kinds | None = None  # kinds that have it: the next entry's are often the same
         for entry in candidates:
-            if entry.kinds is not None and kind not in entry.kinds:
-                continue
+            kinds = entry.kinds
+            if kinds is not seen:
+                if kinds is not None and kind not in kinds:
+                    continue
+                seen = kinds
             if trusted and entry in trusted:
                 matched.append(entry.key)
                 continue
