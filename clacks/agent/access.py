@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ..common.components.command import CORE
@@ -57,12 +58,12 @@ class Rights:
     """What one user may do."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self.publish = any_of(pattern for rule in rules for pattern in rule.publish)
-        self.subscribe = any_of(pattern for rule in rules for pattern in rule.subscribe)
+        self.publish = any_of(tuple(pattern for rule in rules for pattern in rule.publish))
+        self.subscribe = any_of(tuple(pattern for rule in rules for pattern in rule.subscribe))
         self.subscribes = any(rule.subscribe for rule in rules)
         self.administers = any(rule.administer for rule in rules)
         own = [Call(CORE, "*")] if self.administers else []  # an administrator may give the agent's own commands
-        self._calls = [(any_of([call.target]), any_of([call.method])) for call in (*own, *(one for rule in rules for one in rule.call))]
+        self._calls = [(any_of((call.target,)), any_of((call.method,))) for call in (*own, *(one for rule in rules for one in rule.call))]
 
     def call(self, target: str, method: str) -> bool:
         return any(of_target(target) and of_method(method) for of_target, of_method in self._calls)
@@ -79,6 +80,15 @@ class Access:
         """`members` are all users with their groups: whoever is not among them may do nothing."""
         self._rules, self._members = tuple(rules), members
         self._rights: dict[str, Rights] = {}
+        self._alike: dict[tuple[int, ...], Rights] = {}  # by the numbers of the rules that make them: most users are like others
+        self._places: dict[tuple[str, str], list[int]] = {}
+        self._wild: list[int] = []  # rules whose users or groups are to be compared
+        for number, rule in enumerate(self._rules):
+            if any("*" in name for name in (*rule.users, *rule.groups)):
+                self._wild.append(number)
+                continue
+            for place in {*(("user", name) for name in rule.users), *(("group", name) for name in rule.groups)}:
+                self._places.setdefault(place, []).append(number)
 
     def has(self, user: str) -> bool:
         """Whether there is such a user."""
@@ -98,15 +108,26 @@ class Access:
         groups = self._members.get(user)
         if groups is None:
             return Rights([])
-        return Rights([EVERYTHING] if ADMINISTRATORS in groups else [rule for rule in self._rules if rule.concerns(user, groups)])
+        if ADMINISTRATORS in groups:
+            return Rights([EVERYTHING])
+        numbers = {number for place in (("user", user), *(("group", name) for name in groups)) for number in self._places.get(place, ())}
+        numbers.update(number for number in self._wild if self._rules[number].concerns(user, groups))
+        key = tuple(sorted(numbers))
+        found = self._alike.get(key)
+        if found is None:
+            found = self._alike[key] = Rights([self._rules[number] for number in key])
+        return found
 
 
-def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
+# Compiling takes 100 us, and the same few rules are asked about thousands of users: so many lists of patterns are kept.
+@lru_cache(4096)
+def any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     """Whether a name is like one of the patterns."""
-    expressions = [_expression(pattern) for pattern in patterns]
-    if not expressions:
-        return lambda name: False
-    match = re.compile("|".join(expressions), re.DOTALL).fullmatch
+    if "*" in patterns:
+        return lambda name: True
+    if not any("*" in pattern for pattern in patterns):
+        return frozenset(patterns).__contains__
+    match = re.compile("|".join(map(_expression, patterns)), re.DOTALL).fullmatch
     return lambda name: match(name) is not None
 
 

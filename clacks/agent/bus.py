@@ -19,7 +19,7 @@ from ..common.schema import SchemaRegistry
 from ..common.schemaset import EventSchema, hint
 from ..common.xml import Limits, shortened
 from ..xquery import Filter, FilterError, FilterIndex, Kinds
-from .access import Access, audit, option, refusal
+from .access import Access, Rights, audit, option, refusal
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 _NONE: Final[frozenset[str]] = frozenset()
@@ -184,9 +184,14 @@ class Bus:
         `forbidden` altogether is for the driver to ask, before the next event."""
         self._access = access
         self._publishers.clear()
+        seen: dict[Rights, list[str]] = {}
         for user, sight in self._sights.items():
+            rights = access.rights(user)
+            names = seen.get(rights)
+            if names is None:
+                names = seen[rights] = list(filter(rights.subscribe, self._names))
             sight.clear()
-            sight.update(filter(access.rights(user).subscribe, self._names))
+            sight.update(names)
 
     def forbidden(self, user: str, name: str, origin: str) -> ClacksError | None:
         """Why a user may not subscribe to the events of a name, or to any if there is none; None if they may."""

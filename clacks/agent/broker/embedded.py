@@ -177,10 +177,15 @@ class EmbeddedBroker:
         removed = {user: ClacksError("user-removed", user=user) for user in {one.user for one in self.connections} if not access.has(user)}
         for connection in [one for one in self.connections if one.user in removed]:
             connection.close(as_condition(removed[connection.user]))
+        fine: set[tuple[str, str]] = set()
         for subscription in list(self.subscriptions):
-            user = subscription.user
-            error = removed.get(user) or self._bus.forbidden(user, subscription.event, _origin(subscription.link.connection))
-            if error is not None:
+            what = user, event = subscription.user, subscription.event
+            if what in fine:
+                continue
+            error = removed.get(user) or self._bus.forbidden(user, event, _origin(subscription.link.connection))
+            if error is None:
+                fine.add(what)
+            else:
                 subscription.end(error)
 
     def snapshot(self) -> list[Subscription]:
