@@ -205,6 +205,17 @@ async def test_whoever_says_nothing_is_dropped() -> None:
 
 
 @run
+async def test_small_frames_do_not_wait_for_more() -> None:
+    async with serving() as listener:
+        connection = await dialled(listener)
+        (accepted,) = listener.connections
+        assert accepted._transport is not None
+        sock = accepted._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await closed(connection)
+
+
+@run
 async def test_tls() -> None:
     authority = trustme.CA()
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -118,6 +118,8 @@ class Listener:
 
     async def _let_in(self, sock: socket.socket, host: str, tls: ssl.SSLContext | None, entrant: Entrant) -> None:
         sock.setblocking(False)
+        with contextlib.suppress(OSError):  # it may be gone; asyncio does this for sockets that its own server accepts
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         timeout = self._options.handshake_timeout if tls else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..common.trust import data_home
 from .command import Group
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def ca(ca_folder: Path | None, name: str | None) -> None:
     """Make a CA."""
     from ..agent.certificates import LOCAL_CA, make_ca
 
-    made = make_ca(ca_folder or data_home(), name or LOCAL_CA)
+    made = make_ca(_folder(ca_folder), name or LOCAL_CA)
     _say(made)
     click.echo("Keep the key to yourself. Clients trust the agents' certificates with:")
     click.echo(f"    export CLACKS_CA_FILE={_quoted(made.certificate)}")
@@ -78,7 +77,7 @@ def server(names: tuple[str, ...], out: Path, days: int, ca_folder: Path | None)
     """Make an agent's certificate, for all the host names and addresses (NAME) that clients reach it by."""
     from ..agent.certificates import make_server
 
-    made = make_server(ca_folder or data_home(), names, out, days)
+    made = make_server(_folder(ca_folder), names, out, days)
     _say(made)
     click.echo("In the agent's configuration:")
     click.echo(f"    [tls]\n    certificate = {_toml(made.certificate)}\n    key = {_toml(made.key)}")
@@ -100,7 +99,7 @@ def client(user: str, out: Path, days: int, ca_folder: Path | None) -> None:
     from ..common.trust import CA_FILE
 
     make_user(user, None)  # raises for what cannot be a user's name
-    folder = ca_folder or data_home()
+    folder = _folder(ca_folder)
     made = make_client(folder, user, out, days)
     _say(made)
     click.echo("Where the agent is, once for this user, and its configuration:")
@@ -108,6 +107,12 @@ def client(user: str, out: Path, days: int, ca_folder: Path | None) -> None:
     click.echo(f"    [tls]\n    client_ca = {_toml(folder / CA_FILE)}")
     click.echo("Where the client is:")
     click.echo(f"    export CLACKS_CERT_FILE={_quoted(made.certificate)} CLACKS_KEY_FILE={_quoted(made.key)}")
+
+
+def _folder(given: Path | None) -> Path:
+    from ..common.trust import data_home
+
+    return given or data_home()
 
 
 def _say(made: Made) -> None:
