@@ -305,7 +305,7 @@ def test_any_text_compiles_or_is_refused_and_any_filter_answers_or_fails(chance:
     text = maker.filter()
     for _ in range(chance.randint(1, 4)):
         start = chance.randrange(len(text) + 1)
-        text = text[:start] + chance.choice(("", chance.choice(PIECES))) + text[start + chance.randint(0, 4):]
+        text = text[:start] + chance.choice(("", chance.choice(PIECES))) + text[start + chance.randint(0, 4) :]
     try:
         compiled = compile_filter(text)
     except FilterError:

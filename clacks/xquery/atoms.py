@@ -13,6 +13,7 @@ from . import syntax as s
 # How far an answer of the index can be trusted: not at all (the filter is evaluated), when the path gave one value only, always.
 NO, SINGLE, YES = 0, 1, 2
 
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """One step of a pattern: `axis` is child, attribute, text or deep (any number of elements further down, or none)."""

@@ -47,7 +47,6 @@ class _Scope:
     loop: int
 
 
-
 class Analysis:
     """One pass over a filter in its normal form."""
 
