@@ -19,9 +19,10 @@ from clacks.common.fields import Field, fields_of
 from clacks.common.xml import DEFAULT_LIMITS, Limits, is_plain, new_parser, parse_root, readable, shortened
 from clacks.common.xsd import Broken, Declared, XsdFile
 
-# Up to this size `examine` takes less than 5 ms whatever the bytes say (3 ms at the worst of tests/test_schema.py; at 32 KiB it was 4, at
-# 64 KiB 8), so it may run on an event loop. Some schemas are never that fast: ask `needs_worker`.
-LOOP_BYTES: Final = 24 * 1024
+# Up to this size `examine` takes about 1 ms whatever the bytes say (at 24 KiB it was 3, at 64 KiB 8), so several may run in one turn of an
+# event loop: in bench/hostile.py, "a small event of bad values", a bystander's p99 is 4.4 ms with it and was 13 with 24 KiB. Some schemas
+# are never that fast: ask `needs_worker`.
+LOOP_BYTES: Final = 8 * 1024
 
 # libxml2 looks for all errors of a tree, and lxml finds the path of each by counting siblings: 2,000 bad values took 11 ms, 16,000 took
 # 600 ms, 100,000 took 25 s. With this many tags and attributes it is at most 1 ms. Documents with more are validated while they are
