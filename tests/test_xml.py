@@ -210,3 +210,12 @@ def test_threads_parse_side_by_side() -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("start", ['<?xml version="1.0"?>', "", "<!-- c -->", "<?a b?>", "\n"], ids=repr)
+def test_a_doctype_is_refused_in_every_encoding_with_and_without_a_mark(encoding: str, start: str) -> None:
+    body = f'{start}<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>'.encode(encoding)
+    with pytest.raises(ClacksError) as caught:
+        parse(body)
+    assert caught.value.code in ("xml-doctype", "xml-malformed")

@@ -102,7 +102,7 @@ _plain = re.compile(
     rb"(?:<\?xml\s+version\s*=\s*(?:\"1\.\d\"|'1\.\d')"
     rb"(?:\s+encoding\s*=\s*(?:\"(?i:utf-8|us-ascii|iso-8859-\d\d?|windows-125\d)\"|'(?i:utf-8|us-ascii|iso-8859-\d\d?|windows-125\d)'))?"
     rb"(?:\s+standalone\s*=\s*(?:\"(?:yes|no)\"|'(?:yes|no)'))?\s*\?>)?"
-    rb"\s*<[^?!]"
+    rb"\s*<[^?!\0]"  # a NUL: UTF-16 or UTF-32 without a mark, in which a DOCTYPE looks different
 ).match
 
 
