@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -283,11 +282,14 @@ def test_a_user_who_is_removed_is_told_when_he_comes_back(tmp_path: Path) -> Non
 
 
 def test_a_call_under_way_when_the_connection_is_lost(agent: RunningAgent) -> None:
+    asleep = threading.Event()
+
     class Slow:
         from clacks.common.components import Command
 
         @Command()
         async def dream(self) -> None:
+            asleep.set()
             await asyncio.sleep(60)
 
     agent.run(lambda: agent.agent.commands.register(Slow()))
@@ -295,7 +297,7 @@ def test_a_call_under_way_when_the_connection_is_lost(agent: RunningAgent) -> No
     proxy.getNodes()
 
     def cut() -> None:
-        time.sleep(0.1)
+        assert asleep.wait(DEADLINE)
         agent.run(lambda: [connection.abort() for connection in agent.agent.broker.connections])
 
     threading.Thread(target=cut).start()
