@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ from clacks.amqp import (
 XQUERY = Symbol("apache.org:xquery-filter:string")
 # Events fetched ahead by each subscriber, so that the broker never waits for its credit.
 WINDOW = 1000
+# Links on a connection, and attaches under way on each: the agent permits 4,096 of the former, and a round trip takes 1 ms.
+LINKS = 4000
+ATTACHING = 16
 STAMP = 16  # hexadecimal digits of a time
 
 Answer = dict[str, Any]
@@ -172,13 +175,18 @@ class Subscribers:
 async def subscribers(where: Answer) -> Callable[[Answer], Awaitable[Answer]]:
     """One link per filter (null for none), spread over `connections`."""
     filters, count = where["filters"], where["connections"]
-    connections = [await dial(where) for _ in range(min(count, len(filters)))]
+    connections = [await dial(where) for _ in range(min(max(count, len(filters) // LINKS + 1), len(filters)))]
     handler = Subscribers(where["before"].encode())
-    for index, text in enumerate(filters):
-        source = Terminus(where["address"], filter={} if text is None else {"xquery": Described(XQUERY, text)})
-        link = await connections[index % len(connections)].attach_receiver(source, settled=where["settled"])
-        link.handler = handler
-        link.window = WINDOW
+
+    async def attach(connection: Connection, texts: Iterator[str | None]) -> None:
+        for text in texts:
+            source = Terminus(where["address"], filter={} if text is None else {"xquery": Described(XQUERY, text)})
+            link = await connection.attach_receiver(source, settled=where["settled"])
+            link.handler = handler
+            link.window = WINDOW
+
+    shares = [iter(filters[number :: len(connections)]) for number in range(len(connections))]
+    await asyncio.gather(*(attach(*one) for one in zip(connections, shares, strict=True) for _ in range(ATTACHING)))
 
     async def run(question: Answer) -> Answer:
         return await handler.run(**question)

@@ -2,11 +2,15 @@
 
     python bench/relay.py                              one publisher, one subscriber, no filter
     python bench/relay.py --filters 1,100,10000        so many subscribers, each with a filter of its own; one of them gets each event
+    python bench/relay.py --filters 1,100000 --receivers 1   the same, and it is always the same one
     python bench/relay.py --subscribers 1000           every event to so many subscribers
 
 Publisher, subscribers and broker are processes of their own; all three brokers meet the same clients and the same messages, in turns.
 CPU time is the broker's alone, from the start of a run to its end. Latency is measured at half the rate that was measured before, from the
 call that sends to the call that receives. An event is through when its subscribers have it and its publisher's delivery is settled.
+
+Events for many receivers cost more than events for one: each receiver's links and queues are memory that the processor's caches have lost
+since its last event. `--receivers` keeps their number, so that what is left of a difference comes from the filters that wait.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ OF_THE_BARE_RELAY = 0.4
 OVER_THE_CONTAINER = 7.0
 MICROSECONDS_PER_DELIVERY = 4.0
 MANY = 100  # subscribers from which the cost of a delivery says something
+MANY_ATTACHES = 10_000  # from which an attach's cost says something: each connection's password takes as long as some hundred of them
 
 
 def body(number: int) -> str:
@@ -62,6 +67,7 @@ class Result:
     p50: float
     p99: float
     lost: int
+    cpu_per_attach: float
 
 
 class Run:
@@ -73,10 +79,14 @@ class Run:
         self.copies = 1 if filters else arguments.subscribers  # deliveries of each event
         numbers = list(range(filters)) or [0]
         texts = [filter_of(number) for number in numbers] if filters else [None] * arguments.subscribers
-        chosen = random.Random(arguments.seed).choices(numbers, k=min(1000, 10 * len(numbers)))
+        chance = random.Random(arguments.seed)
+        receivers = chance.sample(numbers, min(arguments.receivers, len(numbers)))
+        chosen = chance.choices(receivers, k=min(1000, 10 * len(receivers)))
         self.stack = ExitStack()
+        before = server.cpu
         subscribing = {"address": ADDRESS, "filters": texts, "connections": arguments.connections, "settled": arguments.settled}
         self.subscribers = self.stack.enter_context(Client(server, "subscribers", before="<CallerId>", **subscribing))
+        self.attach_cost = (server.cpu - before) / len(texts) * 1e6
         publishing = {"address": ADDRESS, "bodies": [body(number) for number in chosen], "stamp": STAMP}
         self.publisher = self.stack.enter_context(Client(server, "publisher", **publishing))
         self.rates: list[float] = []
@@ -116,7 +126,7 @@ class Run:
         cost = statistics.median(self.costs)
         return Result(
             self.name, self.filters, self.filters or self.copies, self.events, statistics.median(self.rates), cost, cost / self.copies,
-            percentile(self.latencies, 0.5), percentile(self.latencies, 0.99), self.lost,
+            percentile(self.latencies, 0.5), percentile(self.latencies, 0.99), self.lost, self.attach_cost,
         )  # fmt: skip
 
 
@@ -177,6 +187,9 @@ def show(results: Sequence[Result], arguments: argparse.Namespace) -> None:
             f"{one.broker:18}{one.filters:9}{one.subscribers:13}{one.rate:11,.0f}{one.cpu_per_event:10.1f}{one.cpu_per_delivery:13.2f}"
             f"{one.p50:9.2f}{one.p99:9.2f}" + (f"   {one.lost} LOST" if one.lost else "")
         )
+    for one in results:
+        if one.subscribers >= MANY_ATTACHES:
+            print(f"\n{one.broker}, {one.subscribers} subscribers: {one.cpu_per_attach:.0f} us of CPU per attach")
     print()
     for what, found, expected, met in goals(results):
         print(f"{what:42}{found:8.2f}   expected {expected:8}{'met' if met else 'MISSED'}")
@@ -188,6 +201,7 @@ def main() -> int:
     parser.add_argument("--filters", type=numbers, default=[0], metavar="N[,N...]", help="subscribers with a filter each; 0: without")
     parser.add_argument("--subscribers", type=int, default=1, metavar="M", help="subscribers without a filter; each gets every event")
     parser.add_argument("--connections", type=int, default=10, metavar="N", help="that the subscribers share (default 10)")
+    parser.add_argument("--receivers", type=int, default=1000, metavar="N", help="with a filter that get events at all (default 1,000)")
     parser.add_argument("--events", type=int, default=50_000, metavar="E", help="per round, divided by the subscribers (default 50,000)")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="after which a round ends (default 3)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which the medians are shown (default 3)")
