@@ -1,0 +1,69 @@
+"""A domain of many agents on one external broker: what they agree on, from one log that all of them read.
+
+`Domain` (domain.py) is one agent's part in it. `records` go through the log, `state` is what they make, `changes` is what the driver
+carries out. Nothing in this package does I/O, or knows a clock or AMQP.
+"""
+
+from .changes import (
+    Change,
+    Ignored,
+    MethodsChanged,
+    NodeCame,
+    NodeLeft,
+    Ready,
+    Refused,
+    SubscriptionAdded,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    SubscriptionTaken,
+    Superseded,
+)
+from .domain import Domain
+from .records import (
+    Announced,
+    By,
+    Expired,
+    Left,
+    Method,
+    Record,
+    Renewed,
+    Snapshot,
+    SnapshotWanted,
+    Subscribed,
+    Unsubscribed,
+    decode,
+    encode,
+)
+from .subscriptions import Subscription
+from .timing import Timing
+
+__all__ = [
+    "Announced",
+    "By",
+    "Change",
+    "Domain",
+    "Expired",
+    "Ignored",
+    "Left",
+    "Method",
+    "MethodsChanged",
+    "NodeCame",
+    "NodeLeft",
+    "Ready",
+    "Record",
+    "Refused",
+    "Renewed",
+    "Snapshot",
+    "SnapshotWanted",
+    "Subscribed",
+    "Subscription",
+    "SubscriptionAdded",
+    "SubscriptionChanged",
+    "SubscriptionRemoved",
+    "SubscriptionTaken",
+    "Superseded",
+    "Timing",
+    "Unsubscribed",
+    "decode",
+    "encode",
+]

@@ -1,0 +1,153 @@
+"""What all agents of a domain agree on: writers, members and subscriptions, as the log makes them.
+
+Every change of the state comes out of `State.apply`, which sees an offset and a record and nothing else: no clock, no configuration,
+not who this agent is. So two agents that have applied the same records have the same state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from .changes import (
+    Change,
+    Ignored,
+    MethodsChanged,
+    NodeCame,
+    NodeLeft,
+    Refused,
+    SubscriptionAdded,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    SubscriptionTaken,
+)
+from .members import Member, Writers
+from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Unsubscribed
+from .subscriptions import Subscription, Subscriptions
+
+
+class State:
+    """The state after the record at offset `applied` (-1: before the first one)."""
+
+    def __init__(self) -> None:
+        self.applied = -1
+        self.writers = Writers()
+        self.members: dict[tuple[str, int], Member] = {}
+        self.subscriptions = Subscriptions()
+        self._handlers: dict[type, Callable[[int, Any], list[Change]]] = {
+            Announced: self._announced,
+            Left: self._left,
+            Subscribed: self._subscribed,
+            Unsubscribed: self._unsubscribed,
+            Renewed: self._renewed,
+            Expired: self._expired,
+        }
+
+    def apply(self, offset: int, record: Record) -> list[Change]:
+        self.applied = offset
+        ignored = self.writers.take(record.by, offset)
+        if ignored:
+            return [Ignored(record.by, ignored)]
+        handler = self._handlers.get(type(record))
+        return handler(offset, record) if handler is not None else []
+
+    def digest(self) -> str:
+        """The same for the same state. Takes a second for a million subscriptions: for tests and for the search for a fault."""
+        total = blake2b(digest_size=16)
+        for part in self.rows():
+            total.update(json.dumps(part, sort_keys=True).encode())
+        return total.hexdigest()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        writers = [(node, one.incarnation, one.last, one.window, one.heard) for node, one in sorted(self.writers.by_node.items())]
+        members = [member.row() for _, member in sorted(self.members.items())]
+        return [(self.applied,), *writers, *members, *sorted(one.row() for one in self.subscriptions)]
+
+    # --- members ---
+
+    def _announced(self, offset: int, record: Announced) -> list[Change]:
+        node, incarnation, _ = record.by
+        changes: list[Change] = []
+        member = self.members.get((node, incarnation))
+        if member is None:
+            changes += self._supersede(node)
+            member = self.members[node, incarnation] = Member(node, incarnation)
+            changes.append(NodeCame(node, incarnation))
+        if member.hear(offset, record):
+            changes.append(MethodsChanged(node))
+        return changes
+
+    def _supersede(self, node: str) -> list[Change]:
+        """The other processes of the node: the writers' table lets no older one announce itself."""
+        older = [member for member in self.members.values() if member.node == node and not member.superseded]
+        for member in older:
+            member.superseded = True
+        return [NodeLeft(node, member.incarnation, "superseded") for member in older]
+
+    def _left(self, offset: int, record: Left) -> list[Change]:
+        key = record.node, record.incarnation
+        member = self.members.get(key)
+        itself = key == record.by[:2] and record.heard < 0
+        if member is None or not (itself or member.heard == record.heard):
+            return [Ignored(record.by, "stale")]
+        del self.members[key]
+        self.writers.forget({node for node, _ in self.members}, offset)
+        return [] if member.superseded else [NodeLeft(record.node, record.incarnation, "left" if itself else "silent")]
+
+    # --- subscriptions ---
+
+    def _subscribed(self, offset: int, record: Subscribed) -> list[Change]:
+        table = self.subscriptions
+        there = table.named(record.user, record.name)
+        if there is not None:
+            return self._again(offset, record, there)
+        if record.id in table.by_id:
+            return [Refused(record.id, "id-taken", record.by)]
+        if 0 < record.limit <= len(table.of(record.user)):
+            return [Refused(record.id, "limit", record.by)]
+        made = _subscription(record, record.id, record.queue, offset)
+        table.add(made)
+        return [SubscriptionAdded(made)]
+
+    def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
+        made = _subscription(record, there.id, there.queue, offset)
+        same = made.asks_for == there.asks_for
+        if not (same or record.replace):
+            return [Refused(record.id, "name-taken", record.by)]
+        if same and made.lease == there.lease:
+            there.renewed = offset
+            return [SubscriptionTaken(there, record.id)]
+        self.subscriptions.add(made)
+        return [SubscriptionChanged(there, made, record.id)]
+
+    def _unsubscribed(self, offset: int, record: Unsubscribed) -> list[Change]:
+        one = self.subscriptions.remove(record.id)
+        return [Refused(record.id, "unknown", record.by)] if one is None else [SubscriptionRemoved(one, record.reason)]
+
+    def _renewed(self, offset: int, record: Renewed) -> list[Change]:
+        find = self.subscriptions.by_id.get
+        changes: list[Change] = []
+        for id in record.ids:  # noqa: A001
+            one = find(id)
+            if one is None:
+                changes.append(Refused(id, "unknown", record.by))
+            else:
+                one.renewed = offset
+        return changes
+
+    def _expired(self, offset: int, record: Expired) -> list[Change]:
+        changes: list[Change] = []
+        for id, renewed in record.leases:  # noqa: A001
+            one = self.subscriptions.by_id.get(id)
+            if one is not None and one.renewed == renewed:
+                self.subscriptions.remove(id)
+                changes.append(SubscriptionRemoved(one, "lease"))
+        return changes or [Ignored(record.by, "stale")]
+
+
+def _subscription(record: Subscribed, id: str, queue: str, offset: int) -> Subscription:  # noqa: A002
+    return Subscription(
+        id, record.user, record.event, record.address, queue, record.name, record.shared, record.lease, offset, record.filters
+    )
