@@ -19,6 +19,7 @@ from typing import Any
 
 from clacks.amqp import (
     ACCEPTED,
+    AmqpError,
     Connection,
     Credentials,
     Described,
@@ -275,7 +276,59 @@ def attack_without_end(where: Answer, options: Answer, end: float) -> Answer:
     return ends
 
 
-ROLES = {"publisher": publisher, "subscribers": subscribers, "attacker": attacker}
+# --- filters that mean harm ------------------------------------------------------------------------------------------------------
+
+
+class Subscriber:
+    """The handler of one link whose end is waited for."""
+
+    def __init__(self, link: Receiver) -> None:
+        self.ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        link.handler = self
+        link.window = WINDOW
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None: ...
+
+    def detached(self, link: Any, condition: Any, *, closed: bool) -> None:
+        self.ended.set_result(condition)
+
+    def credit(self, link: Sender) -> None: ...
+
+    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None: ...
+
+
+async def hostile(where: Answer) -> Callable[[Answer], Awaitable[Answer]]:
+    """Each of `users` subscribes with all `filters` of a run, and again as soon as one is refused or suspended; counts what became of them
+    by the agent's error code."""
+
+    async def run(question: Answer) -> Answer:
+        codes: dict[str, int] = {}
+        connections = [await dial(where | {"user": user}) for user in where["users"]]
+
+        async def insist(connection: Connection, text: str) -> None:
+            source = Terminus(where["address"], filter={"xquery": Described(XQUERY, text)})
+            while connection.alive:
+                try:
+                    condition = await Subscriber(await connection.attach_receiver(source, settled=True)).ended
+                except AmqpError as error:
+                    condition = error.condition
+                if connection.alive:
+                    code = condition.info.get("code", condition.name)
+                    codes[code] = codes.get(code, 0) + 1
+
+        tasks = [asyncio.create_task(insist(connection, text)) for connection in connections for text in question["filters"]]
+        await asyncio.sleep(question["seconds"])
+        if not all(connection.alive for connection in connections):
+            raise SystemExit(f"a hostile connection was closed: {connections[0].condition}")
+        for connection in connections:
+            connection.close()
+        await asyncio.gather(*tasks, *(connection.wait_closed() for connection in connections))
+        return codes
+
+    return run
+
+
+ROLES = {"publisher": publisher, "subscribers": subscribers, "attacker": attacker, "hostile": hostile}
 
 
 async def main(role: str) -> None:
