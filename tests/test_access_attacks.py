@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from scramp import ScramClient
 
 from clacks.agent.certificates import make_ca, make_client, make_server
-from clacks.agent.users import User, UserBook, make_user, read_users
+from clacks.agent.users import User, UserBook, kept_secret, make_user, read_users
 from clacks.amqp import (
     AmqpError,
     Connection,
@@ -612,3 +614,72 @@ async def test_a_certificate_of_two_users_needs_a_name() -> None:
                 await handshake._external(wanted.encode())  # type: ignore[attr-defined]
         else:
             assert await handshake._external(wanted.encode()) == (user, None)  # type: ignore[attr-defined]
+
+
+# --- what stays over a restart, and what is counted --------------------------------------------------------------------------------
+
+
+def test_an_unknown_user_has_the_same_salt_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "unknown.key"
+    before, after = (UserBook(USERS, secret=kept_secret(path)) for _ in range(2))
+    for name in ("nobody", "guest"):
+        assert before.verifier(name).salt == after.verifier(name).salt, name
+    assert UserBook(USERS).verifier("nobody").salt != before.verifier("nobody").salt
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in path.parent.iterdir()] == [path.name], "nothing else is left there"
+
+
+def test_two_agents_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
+    path = tmp_path / "unknown.key"
+    start = threading.Barrier(8)
+
+    def make(_: int) -> bytes:
+        start.wait()
+        return kept_secret(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(make, range(8))) == {path.read_bytes()}
+
+
+def test_a_secret_that_is_not_in_order_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "unknown.key"
+    path.write_bytes(b"")
+    with pytest.raises(ClacksError, match="Remove it"):
+        kept_secret(path)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "then", "warned"),
+    [
+        (1024, 524_288, 524_288, False),
+        (1024, 4096, 4096, True),
+        (4096, 4096, 4096, True),
+        (1024, resource.RLIM_INFINITY, 2_124, False),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, False),
+    ],
+)
+def test_descriptors_for_all_connections(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, soft: int, hard: int, then: int, warned: bool
+) -> None:
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    few = hard == resource.RLIM_INFINITY or hard > 100_000
+    server_module.fit_descriptors(GateLimits(connections=1_000 if few else 5_000, half_open=1_024))
+    assert limits[-1] == (then, hard)
+    assert [record.message for record in caplog.records] == ["connections do not fit"] * warned
+    assert all("6124" in vars(record)["hint"] for record in caplog.records), "it says how many there have to be"
+
+
+@run
+async def test_memory_is_given_back_after_so_many_connections() -> None:
+    given_back: list[None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "GONE_AT_ONCE", 3)
+        patch.setattr(server_module, "_give_memory_back", lambda: given_back.append(None))
+        async with House().open() as house:
+            for _ in range(7):
+                async with Peer.at(house) as peer:
+                    await peer.mechanisms()
+            await until(lambda: not house.listener.connections, "all have gone")
+    assert len(given_back) == 2

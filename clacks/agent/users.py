@@ -15,6 +15,7 @@ It is written by `clacks user`, whole and at once, so an agent never reads half 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import os
 import re
@@ -31,6 +32,7 @@ from ..common.errors import ClacksError
 # About 5 ms of PBKDF2 on both sides. RFC 7677 asks for 4,096 at least; more would be felt in every `sendEvent`.
 ITERATIONS: Final = 16384
 SALT_SIZE: Final = 32  # bytes; scramp's, and more than the 16 that are usual
+SECRET_SIZE: Final = 32  # bytes; as many as SHA-256 has
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FORM: Final = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
@@ -131,13 +133,42 @@ def write_whole(path: Path, text: str) -> None:
         raise _invalid(str(path), str(error), "Check the folder and its permissions.") from error
 
 
+def kept_secret(path: Path) -> bytes:
+    """The secret in a file that only its owner can read, made when there is none. An unknown user's salt comes of it, so that it stays
+    the same over restarts as a user's does, and nobody can tell the two by asking twice. Raises ClacksError config-invalid."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return _make_secret(path)
+    except OSError as error:
+        raise _invalid(str(path), str(error), "Check its permissions.") from error
+    if len(found) != SECRET_SIZE:
+        raise _invalid(str(path), f"it has {len(found)} bytes and not {SECRET_SIZE}", "Remove it, and another is made.")
+    return found
+
+
+def _make_secret(path: Path) -> bytes:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:  # mkstemp makes it readable by its owner only
+            file.write(secrets.token_bytes(SECRET_SIZE))
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another agent has been faster: the same secret for both
+                os.link(file.name, path)
+        return path.read_bytes()
+    except OSError as error:
+        raise _invalid(str(path), str(error), "Check the folder and its permissions.") from error
+
+
 class UserBook:
     """The users of a running agent: what the AMQP layer asks when somebody wants to come in (`amqp.Authenticator`)."""
 
-    def __init__(self, users: Mapping[str, User], *, anonymous: bool = False) -> None:
+    def __init__(self, users: Mapping[str, User], *, anonymous: bool = False, secret: bytes = b"") -> None:
+        """`secret` makes the salts of unknown users (`kept_secret`); without one they are others after a restart."""
         self.users = dict(users)
         self._anonymous = anonymous
-        self._secret = secrets.token_bytes(32)
+        self._secret = secret or secrets.token_bytes(SECRET_SIZE)
 
     def mechanisms(self, *, secure: bool, loopback: bool) -> Sequence[str]:
         """PLAIN only where nobody can listen."""

@@ -107,6 +107,7 @@ class Gate:
         self._known: OrderedDict[Hashable, None] = OrderedDict()
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self.refusals: dict[str, int] = {}  # by kind
 
     @property
     def half_open(self) -> int:
@@ -117,7 +118,8 @@ class Gate:
         return self._seated
 
     def refused(self, kind: str, sentence: str, address: str, user: str = "") -> None:
-        """Tell of a refusal, also of one that was decided elsewhere."""
+        """Count a refusal and tell of it, also of one that was decided elsewhere."""
+        self.refusals[kind] = self.refusals.get(kind, 0) + 1
         if self._on_refusal is not None:
             self._on_refusal(kind, sentence, address, user)
 
