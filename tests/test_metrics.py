@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
@@ -9,6 +10,7 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from clacks.amqp.sasl import SASL_HEADER
 from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
 from clacks.common.errors import ClacksError
 from clacks.testing import sample
@@ -59,3 +61,20 @@ def test_health_and_what_is_not_there(tmp_path: Path) -> None:
 def test_metrics_are_for_this_machine(tmp_path: Path) -> None:
     with pytest.raises(ClacksError, match="loopback"), RunningAgent(tmp_path, {"metrics.listen": "0.0.0.0:0"}):
         pass
+
+
+def test_who_is_not_let_in_is_counted(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"metrics.listen": "127.0.0.1:0"}) as agent:
+        assert scrape(agent)["clacks_half_open_connections"] == 0
+        with pytest.raises(ClacksError, match="password"), AMQPServiceProxy(agent.url(password="wrong")):
+            pass
+        for _ in range(2):
+            with socket.create_connection(("localhost", agent.port)) as peer:
+                peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                assert peer.recv(8) == SASL_HEADER
+        wait_for(lambda: scrape(agent).get("clacks_not_let_in_totalprotocol") == 2, "both are counted")
+        with socket.create_connection(("localhost", agent.port)):
+            wait_for(lambda: scrape(agent)["clacks_half_open_connections"] == 1, "it is half open")
+            assert scrape(agent)["clacks_not_let_in_totalcredentials"] == 1
+            assert scrape(agent)["clacks_connections"] == 0
+        wait_for(lambda: scrape(agent)["clacks_half_open_connections"] == 0, "it has gone")

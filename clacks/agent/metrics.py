@@ -45,13 +45,18 @@ class Collector:
         ):
             yield CounterMetricFamily(name, words, value)
         refused = CounterMetricFamily("clacks_refused_messages", "Events that were refused, by the code of the error.", labels=["code"])
-        for code, count in sorted(intake.refusals.items()):
+        for code, count in sorted(intake.refusals.copy().items()):
             refused.add_metric([code], count)
         yield refused
+        turned_away = CounterMetricFamily("clacks_not_let_in", "Connections that were not let in, by the kind of reason.", labels=["kind"])
+        for kind, count in sorted(agent.gate.refusals.copy().items()):
+            turned_away.add_metric([kind], count)
+        yield turned_away
         gauges: tuple[tuple[str, str, float], ...] = (
             ("clacks_queue_messages", "Events that wait in the subscribers' queues.", sum(one.waiting for one in broker.snapshot())),
             ("clacks_subscriptions", "Subscriptions.", len(broker.subscriptions)),
-            ("clacks_connections", "Connections.", len(broker.connections)),
+            ("clacks_connections", "Connections.", agent.gate.connections),
+            ("clacks_half_open_connections", "Connections that are not authenticated yet.", agent.gate.half_open),
             ("clacks_schemas", "Events that can be published.", len(agent.schemas.current)),
             ("clacks_schema_problems", "Schema files that are not in order.", len(agent.schemas.problems)),
             ("clacks_loop_lag_seconds", "By how much the event loop was late when it was last looked at.", agent.node.latency),
