@@ -143,6 +143,7 @@ class Listener:
         def lost(connection: Connection) -> None:
             self.connections.discard(connection)
             self.gate.leave(entrant)
+            entrant.drop = _nothing  # it would hold the connection, which holds it, until the collector comes
             self._gone += 1
             if self._gone % GONE_AT_ONCE == 0:
                 _give_memory_back()
@@ -169,6 +170,9 @@ class Listener:
             )
 
         return Connection(self._options, self._handler, handshake, server=True, admit=admit, on_lost=lost)
+
+
+def _nothing() -> None: ...
 
 
 def _give_memory_back() -> None:
