@@ -212,7 +212,7 @@ REFUSED_SOURCES = [
     (Terminus(f"{DOMAIN}.event.PhoneStatsu"), "schema-unknown", "PhoneStatus"),
     (Terminus(f"{DOMAIN}.command.core"), "address-unknown", "dynamic source"),
     (Terminus(f"{DOMAIN}.reply.0123"), "address-unknown", "dynamic source"),
-    (Terminus(None), "address-unknown", DOMAIN),
+    (Terminus(None), "subscription-unknown", DOMAIN),
 ]
 
 

@@ -36,12 +36,15 @@ class Call(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What these users, and the members of these groups, may do. Everything but `administer` is a list of patterns, in which `*` stands
-    for any characters."""
+    for any characters: `publish` and `subscribe` of events' names, `durable` of subscriptions that may be kept on the agent's disk, and
+    `block` of those that may slow publishers down when they are full."""
 
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    durable: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
     call: tuple[Call, ...] = ()
     administer: bool = False
 
@@ -51,7 +54,8 @@ class Rule:
         return any_of(self.users)(user) or any(of_group(group) for group in groups)
 
 
-EVERYTHING: Final = Rule(users=("*",), publish=("*",), subscribe=("*",), call=(Call("*", "*"),), administer=True)
+# Everything but to slow publishers down: that takes a rule that names the subscription.
+EVERYTHING: Final = Rule(users=("*",), publish=("*",), subscribe=("*",), durable=("*",), call=(Call("*", "*"),), administer=True)
 
 
 class Rights:
@@ -60,6 +64,8 @@ class Rights:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.publish = any_of(tuple(pattern for rule in rules for pattern in rule.publish))
         self.subscribe = any_of(tuple(pattern for rule in rules for pattern in rule.subscribe))
+        self.durable = any_of(tuple(pattern for rule in rules for pattern in rule.durable))
+        self.block = any_of(tuple(pattern for rule in rules for pattern in rule.block))
         self.subscribes = any(rule.subscribe for rule in rules)
         self.administers = any(rule.administer for rule in rules)
         own = [Call(CORE, "*")] if self.administers else []  # an administrator may give the agent's own commands
@@ -108,14 +114,13 @@ class Access:
         groups = self._members.get(user)
         if groups is None:
             return Rights([])
-        if ADMINISTRATORS in groups:
-            return Rights([EVERYTHING])
         numbers = {number for place in (("user", user), *(("group", name) for name in groups)) for number in self._places.get(place, ())}
         numbers.update(number for number in self._wild if self._rules[number].concerns(user, groups))
-        key = tuple(sorted(numbers))
+        key = (ADMINISTRATORS in groups, *sorted(numbers))
         found = self._alike.get(key)
         if found is None:
-            found = self._alike[key] = Rights([self._rules[number] for number in key])
+            rules = [self._rules[number] for number in key[1:]]
+            found = self._alike[key] = Rights([EVERYTHING, *rules] if key[0] else rules)
         return found
 
 

@@ -20,6 +20,7 @@ from ..common.schemaset import EventSchema
 from ..common.xsd import Broken
 from ..xquery import FilterError
 from .access import Access, Rule
+from .broker.catalogue import Catalogue, described
 from .broker.embedded import EmbeddedBroker
 from .broker.subscription import Subscription
 from .bus import Bus
@@ -55,6 +56,7 @@ class Agent:
         self.bus = Bus(self.schemas, config.limits, access=access, on_filter_error=self._filter_failed)
         self.commands = CommandRegistry(config.node_id)
         self.broker = EmbeddedBroker(config, self.bus, self.commands)
+        self.catalogue = Catalogue(self.broker.subscriptions, self.bus)
         self.node = Node(config.node_id, self.broker.intake, self.commands, config.status_interval)
         self.gate = Gate(config.gate, _refused)
         self.listeners: list[tuple[str, Listener]] = []
@@ -200,7 +202,7 @@ class Agent:
     def _filter_failed(self, key: Any, error: FilterError) -> None:
         if isinstance(key, Subscription):
             key.filter_errors += 1
-            log.debug("filter failed", extra={"user": key.user, "link": key.link.name, "reason": str(error)})
+            log.debug("filter failed", extra={"user": key.user, "subscription": key.terms.name, "reason": str(error)})
 
     # --- command.Services ---
 
@@ -216,13 +218,13 @@ class Agent:
         together tells of events that not everybody may see."""
         broker, everything = self.broker, self.bus.administers(user)
         connections = [one for one in broker.connections if everything or one.user == user]
-        subscriptions = [one for one in broker.subscriptions if everything or one.user == user]
+        subscriptions = [one for one in broker.subscriptions.all if everything or one.user == user]
         totals: dict[str, Any] = {
             "published": broker.intake.published,
             "refused": broker.intake.refused,
             "refusals": dict(broker.intake.refusals),
-            "sandboxed": broker.sandbox.evaluated,
-            "exceeded": broker.sandbox.exceeded,
+            "sandboxed": broker.subscriptions.sandbox.evaluated,
+            "exceeded": broker.subscriptions.sandbox.exceeded,
             "schemas": len(self.schemas.current),
             "schema_problems": [str(problem) for problem in self.schemas.problems],
         }
@@ -236,7 +238,7 @@ class Agent:
             "connections": len(connections),
             "users": dict(Counter(connection.user for connection in connections)),
             **(totals if everything else {}),
-            "subscriptions": _described(sorted(subscriptions, key=lambda one: (one.user, one.link.name))),
+            "subscriptions": [described(one) for one in sorted(subscriptions, key=lambda one: (one.user, one.terms.name))],
         }
 
 
@@ -257,21 +259,3 @@ def _names_of(host: str) -> tuple[str, ...]:
     if host not in ("0.0.0.0", "::", ""):
         return (host,)
     return tuple(dict.fromkeys((socket.gethostname(), socket.getfqdn())))
-
-
-def _described(subscriptions: Sequence[Subscription]) -> list[dict[str, Any]]:
-    return [
-        {
-            "user": one.user,
-            "link": one.link.name,
-            "address": one.address,
-            "filters": list(one.filters),
-            "delivered": one.delivered,
-            "waiting": one.waiting,
-            "dropped": one.dropped,
-            "expired": one.expired,
-            "unaccepted": one.unaccepted,
-            "filter_errors": one.filter_errors,
-        }
-        for one in subscriptions
-    ]

@@ -120,7 +120,7 @@ class Bus:
         if name not in self._publishers.get(incoming.user, _NONE) and not self._may_publish(incoming.user, name):
             return self._not_permitted(incoming, name)
         if name not in self._names:
-            self._learn(name)
+            self.learn(name)
         matched, undecided = self._index.match(event.document, incoming.properties, name)
         return Routed(event, matched, undecided)
 
@@ -143,12 +143,6 @@ class Bus:
         self._publishers.setdefault(user, set()).add(name)
         return True
 
-    def _learn(self, name: str) -> None:
-        self._names.add(name)
-        for user, sight in self._sights.items():
-            if self._access.rights(user).subscribe(name):
-                sight.add(name)
-
     # --- subscriptions ---
 
     def subscribe(self, key: Key, user: str, filters: Sequence[Filter] = (), name: str = "", origin: str = "") -> Container[str]:
@@ -158,11 +152,25 @@ class Bus:
             raise error
         if name:
             self.schema(user, name, origin)
+        sight = self.sight(user)
+        self._index.add(key, filters or None, (name,) if name else sight)
+        return sight
+
+    def sight(self, user: str) -> Kinds:
+        """The names of events that a user may see, which changes with the rules."""
         sight = self._sights.get(user)
         if sight is None:
             sight = self._sights[user] = Kinds(filter(self._access.rights(user).subscribe, self._names))
-        self._index.add(key, filters or None, (name,) if name else sight)
         return sight
+
+    def learn(self, name: str) -> None:
+        """There are events of this name, maybe kept from another time: who may see them does from here on."""
+        if name in self._names:
+            return
+        self._names.add(name)
+        for user, sight in self._sights.items():
+            if self._access.rights(user).subscribe(name):
+                sight.add(name)
 
     def unsubscribe(self, key: Key) -> None:
         """Undo `subscribe`. Raises KeyError for an unknown key."""

@@ -41,6 +41,18 @@ class Method:
         return list(self.signature.parameters)
 
 
+class Catalogue(Protocol):
+    """The durable and shared subscriptions by name. `owner` is the user whose they are; only an administrator may name another one."""
+
+    def all(self, user: str) -> list[dict[str, Any]]: ...
+
+    def show(self, user: str, name: str, owner: str | None) -> dict[str, Any]: ...
+
+    def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> bool: ...
+
+    async def replay(self, user: str, name: str, owner: str | None) -> int: ...
+
+
 class Services(Protocol):
     """What the agent's own commands are made of."""
 
@@ -54,6 +66,9 @@ class Services(Protocol):
         ...
 
     def status(self, user: str) -> dict[str, Any]: ...
+
+    @property
+    def catalogue(self) -> Catalogue: ...
 
     def stop(self) -> None: ...
 
@@ -195,6 +210,26 @@ class CommandRegistry:
     def getStatus(self, user: str) -> dict[str, Any]:
         """What this agent is doing, for administrators: counters, subscriptions, connections; what you have of these, for others."""
         return self._agent.status(user)
+
+    @Command(needs_user=True)
+    def getSubscriptions(self, user: str) -> list[dict[str, Any]]:
+        """Your durable and shared subscriptions, and your dead letters; everybody's, for administrators."""
+        return self._agent.catalogue.all(user)
+
+    @Command(needs_user=True)
+    def getSubscription(self, user: str, name: str, owner: str | None = None) -> dict[str, Any]:
+        """One durable or shared subscription, with its terms and counters."""
+        return self._agent.catalogue.show(user, str(name), owner)
+
+    @Command(needs_user=True)
+    def deleteSubscription(self, user: str, name: str, owner: str | None = None, force: bool = False) -> bool:
+        """Delete a durable subscription, and everything that waits for it; with `force` also while it has consumers."""
+        return self._agent.catalogue.delete(user, str(name), owner, force=bool(force))
+
+    @Command(needs_user=True)
+    async def replaySubscription(self, user: str, name: str, owner: str | None = None) -> int:
+        """Put the dead letters of a durable subscription into its queue again; how many there were."""
+        return await self._agent.catalogue.replay(user, str(name), owner)
 
     @Command(needs_user=True)
     def shutdown(self, user: str) -> bool:

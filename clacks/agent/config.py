@@ -150,7 +150,13 @@ SETTINGS: Final = (
         "list of HOST:PORT",
     ),
     Setting("listen_tls", _list_of(_host_port), (), "Where to listen for AMQP over TLS.", "list of HOST:PORT"),
-    Setting("state_dir", _path, None, "Users and certificates. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/clacks.", "path"),
+    Setting(
+        "state_dir",
+        _path,
+        None,
+        "Users, certificates, durable subscriptions. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/clacks.",
+        "path",
+    ),
     Setting("schemas", _list_of(_path), (), "Folders with event schemas, besides those installed with Clacks.", "list of paths"),
     Setting("users_file", _path, None, "The users and their SCRAM verifiers. Default: users.toml in state_dir.", "path"),
     Setting(
@@ -229,6 +235,22 @@ SETTINGS: Final = (
     ),
     Setting("queue.bytes", _count(1024, 2**36), 64 * 2**20, "Bytes kept for a subscriber that reads slowly.", "bytes"),
     Setting(
+        "queue.deliveries",
+        _count(1, 10**6),
+        20,
+        "Deliveries of an event that a subscriber says have failed, after which it goes to the dead letters.",
+        "number",
+    ),
+    Setting(
+        "durable.events",
+        _count(1, 10**9),
+        1_000_000,
+        "Events that one durable subscription may have waiting; each costs 150 bytes of memory besides its place on the disk.",
+        "number",
+    ),
+    Setting("durable.bytes", _count(1024, 2**50), 2**30, "Bytes of events that one durable subscription may have waiting.", "bytes"),
+    Setting("durable.per_user", _count(1, 10**6), 100, "Durable subscriptions that one user may have.", "number"),
+    Setting(
         "sandbox.workers", _count(1, 64), 2, "Processes for filters that are not provably cheap; started when one is needed.", "number"
     ),
     Setting("sandbox.seconds", _seconds, 0.5, "Seconds of processor time that one evaluation in the sandbox may take.", "seconds"),
@@ -281,6 +303,10 @@ class Config:
     limits_names: int
     queue_events: int
     queue_bytes: int
+    queue_deliveries: int
+    durable_events: int
+    durable_bytes: int
+    durable_per_user: int
     sandbox_workers: int
     sandbox_seconds: float
     sandbox_memory: int

@@ -36,18 +36,19 @@ SAMPLE: Final = 0xFF
 class Driver(Protocol):
     """Carries verdicts out: the embedded broker, or an adapter to an external one."""
 
-    def hand_over(self, incoming: Incoming, routed: Routed, done: Done) -> None:
-        """Hand the event to every subscription of the verdict, in order, and call `done` once when all have confirmed:
+    def hand_over(self, incoming: Incoming, routed: Routed, lane: Lane, done: Done) -> None:
+        """Hand the event to every subscription of the verdict, in the order of its lane, and call `done` once when all have confirmed:
         with None, or with the error that the publisher is to see (then none of them will deliver it)."""
 
 
 class Lane:
-    """One publisher's events, in their order."""
+    """One publisher's events, in their order: `waiting` to be examined, and `held` until those before them are handed over."""
 
-    __slots__ = ("__weakref__", "waiting")
+    __slots__ = ("__weakref__", "held", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Incoming, Done]] = deque()
+        self.held: deque[Any] = deque()
 
 
 class Intake:
@@ -76,7 +77,7 @@ class Intake:
             if len(lane.waiting) == 1:
                 self._next(lane)
         else:
-            self._decide(incoming, None, done)
+            self._decide(incoming, None, lane, done)
 
     def refuse(self, error: ClacksError, user: str, origin: str, done: Done) -> None:
         """What comes in is no event at all: count and log it, and tell its publisher."""
@@ -84,6 +85,11 @@ class Intake:
         self.refusals[error.code] += 1
         log.info("refused", extra={"code": error.code, "user": user, "origin": origin, "reason": str(error)})
         done(error)
+
+    def take_back(self, error: ClacksError, incoming: Incoming, done: Done) -> None:
+        """What was to be handed over cannot be: nobody has it, and its publisher is told."""
+        self.published -= 1
+        self.refuse(error, incoming.user, incoming.origin, done)
 
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -117,17 +123,17 @@ class Intake:
             failure = finished.exception()
             examined = _internal(failure) if failure is not None else finished.result()
         try:
-            self._decide(incoming, examined, done)
+            self._decide(incoming, examined, lane, done)
         finally:
             self._waiting -= len(lane.waiting.popleft()[0].body)
             while lane.waiting and not self._bus.needs_worker(lane.waiting[0][0]):
                 small, small_done = lane.waiting[0]
-                self._decide(small, None, small_done)
+                self._decide(small, None, lane, small_done)
                 self._waiting -= len(lane.waiting.popleft()[0].body)
             if lane.waiting:
                 self._next(lane)
 
-    def _decide(self, incoming: Incoming, examined: Event | ClacksError | None, done: Done) -> None:
+    def _decide(self, incoming: Incoming, examined: Event | ClacksError | None, lane: Lane, done: Done) -> None:
         sampled = not self.published & SAMPLE and time.perf_counter()
         try:
             verdict = self._bus.publish(incoming, examined)
@@ -139,7 +145,7 @@ class Intake:
             self.sampled_seconds += time.perf_counter() - sampled
         if isinstance(verdict, Routed):
             self.published += 1
-            self._driver.hand_over(incoming, verdict, done)
+            self._driver.hand_over(incoming, verdict, lane, done)
         elif verdict.explainable and self._explaining < EXPLANATIONS:
             self._explaining += 1
             work = self._in_worker(self._bus.explain, incoming)

@@ -5,6 +5,8 @@
     groups = ["phones"]
     publish = ["PhoneStatus"]
     subscribe = ["Phone*"]
+    durable = ["billing"]
+    block = []
     call = [{ target = "core", method = "get*" }]
     administer = false
 
@@ -29,7 +31,7 @@ _PATTERN: Final = re.compile(r"[\w.@*-]{1,200}")
 _HEADING: Final = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 _HINT: Final = "docs/access.md shows the form."
 
-_LISTS: Final = ("users", "groups", "publish", "subscribe")
+_LISTS: Final = ("users", "groups", "publish", "subscribe", "durable", "block")
 _KEYS: Final = (*_LISTS, "call", "administer")
 
 

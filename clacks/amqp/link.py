@@ -1,7 +1,8 @@
 """Links (AMQP 1.0 part 2.6): credit, deliveries and their settlement, behind handles.
 
-A delivery is known outside by its number on its link. proton reuses the addresses of deliveries, so a number that is not in the link's
-table any more is answered with False, never looked up in the engine. All methods belong to the thread of the connection's loop.
+A delivery is known outside by its number on its link, or by what its sender gave for it. proton reuses the addresses of deliveries, so a
+number that is not in the link's table any more is answered with False, never looked up in the engine. All methods belong to the thread of
+the connection's loop.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class LinkHandler(Protocol):
     def credit(self, link: Sender) -> None:
         """`link.sendable` may have become true."""
 
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        """The peer has settled a delivery, or told its outcome, after which it is settled."""
+    def outcome(self, link: Sender, token: Any, outcome: Outcome) -> None:
+        """The peer has settled a delivery, or told its outcome, after which it is settled. `token` is what `Sender.send` was given."""
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
         """The link is gone, by the peer (`closed`: for good) or with its connection. Not called for one's own `close`."""
@@ -172,8 +173,10 @@ class Sender(Link):
         super().__init__(connection, pointer)
         self.credit = 0
         """Deliveries that the peer will take (2.6.7)."""
+        self.returned: list[Any] = []
+        """When it is gone: the tokens of the deliveries that the peer had not settled, in their order."""
         self._numbers = 0
-        self._unsettled: dict[Any, int] = {}
+        self._unsettled: dict[Any, Any] = {}
         self._scratch = connection.scratch
 
     @property
@@ -192,8 +195,9 @@ class Sender(Link):
         """Deliveries sent that the peer has not settled."""
         return len(self._unsettled)
 
-    def send(self, encoded: bytes, *, settled: bool = False) -> int:
-        """Send an encoded message; answer its number on this link. Raises LinkGone."""
+    def send(self, encoded: bytes, token: Any = None, *, settled: bool = False) -> int:
+        """Send an encoded message; answer its number on this link. Unless `settled`, its outcome is told with the `token` (default: the
+        number). Raises LinkGone."""
         if not self.alive:
             raise LinkGone(self.name)
         pointer, scratch, connection = self._pointer, self._scratch, self.connection
@@ -208,7 +212,7 @@ class Sender(Link):
         if settled:
             _settle(delivery)
         else:
-            self._unsettled[delivery] = number
+            self._unsettled[delivery] = number if token is None else token
         if not connection.touched:
             connection.touch()
         return number
@@ -233,14 +237,14 @@ class Sender(Link):
             if told is None and not _settled(delivery):
                 return  # `received` (3.4.1) is no terminal state
             outcome = told or ACCEPTED  # settled without a state: the source's default outcome, which we announce as accepted
-        number = self._unsettled.pop(delivery, None)
-        if number is None:
+        token = self._unsettled.pop(delivery, None)
+        if token is None:
             return
         _settle(delivery)
         if not self.connection.touched:
             self.connection.touch()
         if self.handler is not None:
-            self.handler.outcome(self, number, outcome)
+            self.handler.outcome(self, token, outcome)
 
     def _accepted_by_peer(self) -> bool:
         return self.remote_target is not None
@@ -248,6 +252,7 @@ class Sender(Link):
     def _end(self, condition: Condition | None = None) -> None:
         super()._end(condition)
         self.credit = 0
+        self.returned = list(self._unsettled.values())
         self._unsettled.clear()
         self.connection.blocked.discard(self)
 

@@ -87,18 +87,22 @@ def add(name: str, admin: bool, groups: Sequence[str], password_stdin: bool, **p
     examples="""
         clacks user allow anna --subscribe 'Phone*' --publish PhoneStatus
         clacks user allow anna --call core 'get*' --call core sendEvent
+        clacks user allow billing --subscribe 'Asterisk*' --durable billing
         clacks user allow operator --administer
     """,
 )
 @click.argument("name")
 @click.option("--publish", metavar="E", multiple=True, help="Publish the events with this name.")
 @click.option("--subscribe", metavar="E", multiple=True, help="Receive the events with this name.")
+@click.option("--durable", metavar="S", multiple=True, help="Keep a subscription of this name on the agent's disk.")
+@click.option("--block", metavar="S", multiple=True, help="Let a subscription of this name slow publishers down when it is full.")
 @click.option("--call", metavar="TARGET METHOD", nargs=2, multiple=True, help="Call this method of this target (the agent's own is core).")
 @click.option("--administer", is_flag=True, help="Give the agent's own commands, and see everybody's subscriptions.")
 @_place
 def allow(
-    name: str, publish: Sequence[str], subscribe: Sequence[str], call: Sequence[tuple[str, str]], administer: bool, **place: Path | None
-) -> None:
+    name: str, publish: Sequence[str], subscribe: Sequence[str], durable: Sequence[str], block: Sequence[str],
+    call: Sequence[tuple[str, str]], administer: bool, **place: Path | None,
+) -> None:  # fmt: skip
     """Allow the user NAME something more: a rule in the agent's access file.
 
     In every name, * stands for any characters. An option may be given several times. Rules for groups are written into that file by hand.
@@ -110,11 +114,13 @@ def allow(
     rule = {
         "publish": list(publish),
         "subscribe": list(subscribe),
+        "durable": list(durable),
+        "block": list(block),
         "call": [{"target": target, "method": method} for target, method in call],
         "administer": administer,
     }
     if not any(rule.values()):
-        raise click.UsageError("What is allowed? Give --publish, --subscribe, --call or --administer.")
+        raise click.UsageError("What is allowed? Give --publish, --subscribe, --durable, --block, --call or --administer.")
     config = load(place.pop("config"), place)
     if "*" not in name and name != "anonymous":
         _known(config.users_file, read_users(config.users_file), name)

@@ -97,6 +97,23 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      EXIT_FAILED, 503),
     ("bus-stopping", "The agent is stopping. Connect again in a moment, or to another agent.", "amqp:connection:forced",
      EXIT_UNREACHABLE, 503),
+    ("queue-full", "More waited for this subscriber than may ({limit}), and it asked to be detached then. Attach again, and read faster.",
+     "amqp:resource-limit-exceeded", EXIT_FAILED, 503),
+    # --- durable subscriptions ---
+    ("subscription-differs", "The subscription {name!r} exists with another {what}. Leave that as it was, ask to replace it"
+     " (clacks:replace, --replace), or take another name.", "amqp:precondition-failed", EXIT_USAGE, 409),
+    ("subscription-unknown", "No subscription is called {name!r}. {hint}", "amqp:not-found", EXIT_USAGE, 404),
+    ("subscription-in-use", "The subscription {name!r} has consumers. Let them end, or delete it anyway with --force.",
+     "amqp:resource-locked", EXIT_FAILED, 409),
+    ("subscription-deleted", "The subscription {name!r} was deleted by {user}.", "amqp:resource-deleted", EXIT_FAILED, 410),
+    ("subscriptions-full", "{user} has {limit} durable subscriptions, which is the limit. Delete one with `clacks subscriptions delete`, or"
+     " raise durable.per_user in the agent's configuration.", "amqp:resource-limit-exceeded", EXIT_FAILED, 507),
+    ("subscription-full", "A durable subscription that this event is for has no room for it, and may lose nothing. Nobody got it. Send it"
+     " again later; `clacks subscriptions` shows an administrator which one it is.", "amqp:resource-limit-exceeded", EXIT_FAILED, 507),
+    ("subscription-taken", "Another consumer of the same name has taken the subscription {name!r} over. Give each its own name, or ask for"
+     " a shared one.", "amqp:link:stolen", EXIT_FAILED, 409),
+    ("store-failed", "Durable subscriptions cannot be written or read: {reason}. Nothing of this was done. See whether the disk is full,"
+     " and try again.", "amqp:internal-error", EXIT_FAILED, 507),
     # --- commands ---
     ("nothing-arrived", "{found} arrived within {seconds:g} s. Is one published, and does the filter match it? `clacks consume` without a"
      " filter shows everything.", "amqp:resource-limit-exceeded", EXIT_NOTHING_ARRIVED, 504),

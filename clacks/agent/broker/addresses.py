@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ...common.errors import ClacksError
 
-What = Literal["events", "event", "command", "reply"]
+What = Literal["events", "event", "command", "reply", "dead-letters"]
+
+DEAD_LETTERS: Final = "dead-letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ def parse_address(text: str, domain: str) -> Address:
             return Address("command", target, node)
     if head == "reply" and rest:
         return Address("reply", rest)
+    if head == DEAD_LETTERS and not rest:
+        return Address("dead-letters")
     raise ClacksError(
         "address-unknown",
         address=text,

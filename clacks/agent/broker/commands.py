@@ -6,6 +6,7 @@ A reply goes only to an address that its own user asked for; a request with anot
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from .inlet import Inlet, peer_of
 from .subscription import Subscription
 
 log = logging.getLogger("clacks.command")
+
+_NUMBERS = itertools.count(1)  # of replies, by which those that come back are in order
 
 
 class CommandLink(Inlet):
@@ -76,7 +79,7 @@ class CommandLink(Inlet):
                 result = await self._commands.dispatch(self._user, self._address.name, request["method"], params, self._origin)
             except ClacksError as failure:
                 error = failure
-        if reply is None or not reply.link.alive:
+        if reply is None or not reply.consumers:
             return
         properties = message.properties
         try:
@@ -85,8 +88,8 @@ class CommandLink(Inlet):
             broken = ClacksError("command-failed", method=request["method"], reason=f"its result is not JSON: {failure}")  # type: ignore[index]
             answer = json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
         correlation = properties.correlation_id if properties.correlation_id is not None else properties.message_id
-        draft = Draft(answer, Properties(to=reply.address, correlation_id=correlation, content_type="application/json"))
-        reply.offer((draft.encode(), 0.0, None, ""))
+        draft = Draft(answer, Properties(to=reply.terms.address, correlation_id=correlation, content_type="application/json"))
+        reply.offer((next(_NUMBERS), draft.encode(), 0.0, None, ""))
 
     def _reply_to(self, message: Message) -> Subscription | None:
         address = message.properties.reply_to

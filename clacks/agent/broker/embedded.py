@@ -1,7 +1,7 @@
 """The embedded broker: what a link to an address of the domain means, and where an event goes that the bus has let through.
 
 It answers attaches (`attach`) and carries verdicts out (`hand_over`). It decides nothing about events, and knows of AMQP only what
-`clacks.amqp` offers.
+`clacks.amqp` offers. Who subscribes, and on what terms, is `subscriptions`' matter.
 """
 
 from __future__ import annotations
@@ -10,64 +10,63 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ...amqp import (
-    ACCEPTED,
-    RELEASED,
-    AmqpError,
-    CodecError,
-    Condition,
-    Connection,
-    Described,
-    Outcome,
-    Receiver,
-    Rejected,
-    Sender,
-    Symbol,
-    Terminus,
-)  # fmt: skip
+from ...amqp import ACCEPTED, AmqpError, CodecError, Condition, Connection, Receiver, Sender, Terminus
 from ...amqp import Message as Encoded
 from ...common.errors import ClacksError
-from ...xquery import Filter, FilterError, compile_filter
 from ..bus import Bus, Incoming, Routed
 from ..command import CommandRegistry
 from ..config import Config
 from ..intake import Done, Intake, Lane
-from ..sandbox import Budget, Sandbox
-from .addresses import Address, event_address, parse_address, reply_address
+from .addresses import Address, parse_address
 from .commands import CommandLink
+from .conditions import as_condition, as_outcome
+from .durable import DurableSubscription
 from .envelope import Stamp, bare_message, header, incoming_event
-from .inlet import Inlet, peer_of
-from .subscription import Counts, Subscription
+from .inlet import Inlet, origin_of, peer_of
+from .store import StoredEvent
+from .subscription import Message, Subscription
+from .subscriptions import Subscriptions
 
 log = logging.getLogger("clacks.broker")
-
-# The descriptors of an XQuery filter on a link, as registered for Apache Qpid.
-XQUERY_SYMBOL: Final = Symbol("apache.org:xquery-filter:string")
-XQUERY_CODE: Final = 0x0000468C00000005
 
 # Credit for a publisher: some hundred kilobytes of usual events under way, so that a fast one never waits for a round trip.
 PUBLISHER_WINDOW: Final = 1000
 
-# Refusals that a publisher should try again (AMQP `released`) instead of taking for final (`rejected`).
-_TEMPORARY: Final = frozenset({"bus-overloaded", "bus-stopping"})
+
+class Delivery(NamedTuple):
+    """An event on its way to its subscribers: as it is for those who matched, and for those who have yet to be asked."""
+
+    message: Message
+    question: Message
+    matched: list[Subscription]
+    undecided: list[Subscription]
+
+
+class Held:
+    """A delivery that waits: for the disk, if it has durable subscribers (with whether their filters matched), and for those before it."""
+
+    __slots__ = ("delivery", "done", "durable", "error", "ready", "size")
+
+    def __init__(self, delivery: Delivery, durable: list[tuple[DurableSubscription, bool]], done: Done) -> None:
+        self.delivery, self.durable, self.done = delivery, durable, done
+        self.size = len(delivery.message[1])
+        self.ready = not durable
+        self.error: ClacksError | None = None
 
 
 class EmbeddedBroker:
     """One agent's broker. It is the handler of every connection that comes in, and the driver of the bus."""
 
     def __init__(self, config: Config, bus: Bus, commands: CommandRegistry) -> None:
+        """Raises ClacksError store-failed if there is a file of durable subscriptions which cannot be used."""
         self.config = config
         self.commands = commands
         self.intake = Intake(bus, self)
-        self.sandbox = Sandbox(config.sandbox_workers, Budget(config.sandbox_seconds, config.sandbox_memory))
         self.connections: set[Connection] = set()
-        self.subscriptions: set[Subscription] = set()
-        self.replies: dict[str, Subscription] = {}
+        self.subscriptions = Subscriptions(config, bus)
         self.accepting = True
-        self._gone = Counts()
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
@@ -89,7 +88,7 @@ class EmbeddedBroker:
             if isinstance(link, Receiver):
                 self._attach_publisher(link)
             else:
-                self._attach_subscriber(link)
+                self.subscriptions.attach(link)
         except ClacksError as error:
             log.info("link refused", extra={**_who(link.connection), "code": error.code, "reason": str(error)})
             raise AmqpError(as_condition(error)) from error
@@ -114,119 +113,121 @@ class EmbeddedBroker:
         if address.what == "events":
             return Publisher(self, link)
         if address.what == "command":
-            return CommandLink(self.commands, self.replies, address, link)
-        hint = "Publish events to the domain's own address." if address.what == "event" else "Replies are sent by the agent only."
+            return CommandLink(self.commands, self.subscriptions.replies, address, link)
+        hint = "Publish events to the domain's own address." if address.what == "event" else "Only the agent sends there."
         raise ClacksError("address-unknown", address=text, hint=hint)
 
-    def _attach_subscriber(self, link: Sender) -> None:
-        source = link.remote_source
-        if source is None:
-            raise ClacksError("address-unknown", address="", hint=f"Events are at {self.config.domain}.")
-        if source.dynamic:
-            self._attach_replies(link, source)
-            return
-        address = parse_address(source.address or "", self.config.domain)
-        if address.what not in ("events", "event"):
-            raise ClacksError(
-                "address-unknown", address=source.address, hint="Receive from the domain's address, or from a dynamic source."
-            )
-        filters, in_force = read_filters(source.filter)
-        subscription = self._subscription(link)
-        subscription.address = event_address(self.config.domain, address.name) if address.name else self.config.domain
-        subscription.event = address.name
-        subscription.filters = tuple(one.text for one in filters)
-        subscription.sight = self._bus.subscribe(subscription, link.connection.user, filters, address.name, _origin(link.connection))
-        if any(one.cost == "dear" for one in filters):
-            self.sandbox.warm()
-        self.subscriptions.add(subscription)
-        link.accept(Terminus(source.address, filter=in_force, capabilities=source.capabilities), link.remote_target)
-        log.info("subscribed", extra={**_who(link.connection), "address": subscription.address})
-
-    def _attach_replies(self, link: Sender, source: Terminus) -> None:
-        address = reply_address(self.config.domain, os.urandom(16).hex())  # not to be guessed
-        subscription = self._subscription(link)
-        subscription.address = address
-        self.replies[address] = subscription
-        link.accept(Terminus(address, dynamic=True, expiry=source.expiry), link.remote_target)
-
-    def _subscription(self, link: Sender) -> Subscription:
-        config = self.config
-        subscription = Subscription(
-            link,
-            events=config.queue_events,
-            size=config.queue_bytes,
-            clock=self._loop.time,
-            on_detached=self._forget,
-            sandbox=self.sandbox,
-        )
-        link.handler = subscription
-        return subscription
-
-    def _forget(self, subscription: Subscription) -> None:
-        if subscription in self.subscriptions:
-            self.subscriptions.discard(subscription)
-            self._gone += subscription.counts
-            self._bus.unsubscribe(subscription)
-        else:
-            self.replies.pop(subscription.address, None)
-
     def permissions_changed(self) -> None:
-        """The bus has other rules, or other users: whoever is no user goes, and every subscription to what its user may not see. The
-        others go on; what they may not see any more stays in their queues unsent."""
+        """The bus has other rules, or other users: whoever is no user goes, and then `Subscriptions` looks."""
         access = self._bus.access
-        removed = {user: ClacksError("user-removed", user=user) for user in {one.user for one in self.connections} if not access.has(user)}
+        users = {one.user for one in self.connections} | {one.user for one in self.subscriptions.all}
+        removed = {user: ClacksError("user-removed", user=user) for user in users if not access.has(user)}
         for connection in [one for one in self.connections if one.user in removed]:
             connection.close(as_condition(removed[connection.user]))
-        fine: set[tuple[str, str]] = set()
-        for subscription in list(self.subscriptions):
-            what = user, event = subscription.user, subscription.event
-            if what in fine:
-                continue
-            error = removed.get(user) or self._bus.forbidden(user, event, _origin(subscription.link.connection))
-            if error is None:
-                fine.add(what)
-            else:
-                subscription.end(error)
-
-    def snapshot(self) -> list[Subscription]:
-        """The subscriptions there are now; also for other threads."""
-        return list(self.subscriptions)
-
-    def totals(self) -> Counts:
-        """What all subscriptions have counted, those that have gone among them."""
-        return sum((one.counts for one in self.snapshot()), self._gone)
+        self.subscriptions.permissions_changed(removed)
 
     # --- bus driver ---
 
-    def hand_over(self, incoming: Incoming, routed: Routed, done: Done) -> None:
-        ttl = incoming.ttl
-        if (routed.matched or routed.undecided) and (ttl is None or ttl > 0):
-            encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
-            expires = 0.0
-            if ttl is not None:
-                encoded = header(ttl) + encoded
-                expires = self._loop.time() + ttl
-            message = (encoded, expires, None, routed.event.name)
-            for subscription in routed.matched:
+    def hand_over(self, incoming: Incoming, routed: Routed, lane: Lane, done: Done) -> None:
+        ttl, matched, undecided = incoming.ttl, routed.matched, routed.undecided
+        if not (matched or undecided) or (ttl is not None and ttl <= 0):
+            done(None)
+            return
+        encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
+        expires = 0.0
+        if ttl is not None:
+            encoded = header(ttl) + encoded
+            expires = self._loop.time() + ttl
+        subscriptions = self.subscriptions
+        number, name = subscriptions.next_number(), routed.event.name
+        message = (number, encoded, expires, None, name)
+        if not subscriptions.durable and not subscriptions.blocking:
+            for subscription in matched:
                 subscription.offer(message)
-            if routed.undecided:
-                question = (encoded, expires, incoming, routed.event.name)
-                for subscription in routed.undecided:
+            if undecided:
+                question = (number, encoded, expires, incoming, name)
+                for subscription in undecided:
                     subscription.offer(question)
-        done(None)
+            done(None)
+            return
+        self._hold(Delivery(message, (number, encoded, expires, incoming, name), list(matched), list(undecided)), incoming, lane, done)
+
+    def _hold(self, delivery: Delivery, incoming: Incoming, lane: Lane, done: Done) -> None:
+        """The way of an event that a durable subscription may want: nobody has it before it is on the disk, and what its publisher has
+        sent after it waits with it."""
+        matched, undecided = _durable_of(delivery.matched), _durable_of(delivery.undecided)
+        durable = [*((one, False) for one in matched), *((one, True) for one in undecided)]
+        if not durable and not lane.held:
+            self._deliver(delivery, done)
+            return
+        if durable:
+            delivery = delivery._replace(matched=_live_of(delivery.matched), undecided=_live_of(delivery.undecided))
+        held = Held(delivery, durable, done)
+        if not self._reserve(held):
+            self.intake.take_back(ClacksError("subscription-full"), incoming, done)
+            return
+        lane.held.append(held)
+        if durable:
+            number, encoded, _, _, name = delivery.message
+            now = time.time()
+            expires = 0.0 if incoming.ttl is None else now + incoming.ttl
+            members, unsure = tuple(one.id for one, _ in durable), tuple(one.id for one in undecided)
+            event = StoredEvent(number, name, now, expires, members, unsure, encoded)
+            self.subscriptions.journal().keep(event, lambda error: self._kept(held, error, incoming, lane))
+
+    def _reserve(self, held: Held) -> bool:
+        """Room in every durable subscription, or in none."""
+        for place, (subscription, _) in enumerate(held.durable):
+            if not subscription.reserve(held.size):
+                log.warning("subscription full", extra={"user": subscription.user, "subscription": subscription.terms.name})
+                for earlier, _ in held.durable[:place]:
+                    earlier.give_up(held.size)
+                return False
+        return True
+
+    def _kept(self, held: Held, error: ClacksError | None, incoming: Incoming, lane: Lane) -> None:
+        held.ready, held.error = True, error
+        while lane.held and lane.held[0].ready:
+            first: Held = lane.held.popleft()
+            if first.error is not None:
+                for subscription, _ in first.durable:
+                    subscription.give_up(first.size)
+                self.intake.take_back(first.error, incoming, first.done)
+                continue
+            number = first.delivery.message[0]
+            for subscription, undecided in first.durable:
+                subscription.stored(number, undecided=undecided)
+            self._deliver(first.delivery, first.done)
+
+    def _deliver(self, delivery: Delivery, done: Done) -> None:
+        for subscription in delivery.matched:
+            subscription.offer(delivery.message)
+        for subscription in delivery.undecided:
+            subscription.offer(delivery.question)
+        slow = [one for one in (*delivery.matched, *delivery.undecided) if one.terms.overflow == "block-publisher" and one.over]
+        self._when_room(slow, done)
+
+    def _when_room(self, slow: list[Subscription], done: Done) -> None:
+        """Settle when every subscriber that may slow publishers down has room again."""
+        while slow and not slow[-1].over:
+            slow.pop()
+        if slow:
+            slow[-1].when_room(lambda: self._when_room(slow, done))
+        else:
+            done(None)
 
     # --- stopping ---
 
     async def drain(self, timeout: float) -> None:
-        """Take no more events; give the subscribers `timeout` seconds to take what waits for them."""
+        """Take no more events; give the subscribers `timeout` seconds to take what waits for them. What is on the disk stays there."""
         self.accepting = False
         end = self._loop.time() + timeout
-        while any(one.waiting for one in self.subscriptions) and self._loop.time() < end:
+        while any(one.waiting and not one.terms.durable for one in self.subscriptions.all) and self._loop.time() < end:
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         self.intake.close()
-        await self.sandbox.close()
+        await self.subscriptions.close()
 
 
 class Publisher(Inlet):
@@ -238,7 +239,7 @@ class Publisher(Inlet):
         self._intake = broker.intake
         self._lane = Lane()
         self._user = link.connection.user
-        self._origin = _origin(link.connection)
+        self._origin = origin_of(link.connection)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         size = len(encoded)
@@ -284,36 +285,12 @@ class Relay(Publisher):
         entrance.message(link, number, encoded, settled)
 
 
-def read_filters(given: Mapping[str, Any]) -> tuple[list[Filter], dict[str, Described]]:
-    """The XQuery filters in a source's filter map, compiled, and the part of the map that is in force (3.5.3: the answer tells).
-
-    Other filters are not in force and not in the answer. Raises ClacksError filter-invalid.
-    """
-    filters, in_force = [], {}
-    for key, value in given.items():
-        if not isinstance(value, Described) or value.descriptor not in (XQUERY_SYMBOL, XQUERY_CODE):
-            continue
-        if not isinstance(value.value, str):
-            raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
-        try:
-            filters.append(compile_filter(value.value))
-        except FilterError as error:
-            raise ClacksError("filter-invalid", line=error.line, column=error.column, w3c=error.code, reason=error.sentence) from error
-        in_force[key] = value
-    return filters, in_force
+def _durable_of(subscriptions: list[Subscription]) -> list[DurableSubscription]:
+    return [one for one in subscriptions if isinstance(one, DurableSubscription)]
 
 
-def as_condition(error: ClacksError) -> Condition:
-    """The AMQP form of an error: its condition, its sentence, and for machines its code and problems."""
-    return Condition(error.condition, str(error), error.to_json())
-
-
-def as_outcome(error: ClacksError) -> Outcome:
-    return RELEASED if error.code in _TEMPORARY else Rejected(as_condition(error))
-
-
-def _origin(connection: Connection) -> str:
-    return f"amqp {peer_of(connection)}"
+def _live_of(subscriptions: list[Subscription]) -> list[Subscription]:
+    return [one for one in subscriptions if not one.terms.durable]
 
 
 def _who(connection: Connection) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from ..bus import Incoming
 ID: Final = "x-opt-clacks-id"
 USER: Final = "x-opt-clacks-user"
 TIME: Final = "x-opt-clacks-time"
+DROPPED: Final = "x-opt-clacks-dropped"  # how many events were dropped just before this one, because too many waited
+DEAD_REASON: Final = "x-opt-clacks-dead-reason"
+DEAD_NAME: Final = "x-opt-clacks-dead-subscription"
 _RESERVED: Final = "x-opt-clacks-"
 
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -69,6 +72,19 @@ def _foreign_annotations(message: Message) -> Mapping[str, Any]:
 def header(ttl: float) -> bytes:
     """The header (3.2.1) of what is sent on; `ttl` in seconds. Durability and priority of a hop are not the next one's."""
     return b"\0\x53\x70" + encode([None, None, UInt(min(max(0, int(ttl * 1000)), 2**32 - 1))])
+
+
+def with_header(encoded: bytes, ttl: float | None, attempts: int) -> bytes:
+    """A message that is sent again, after so many attempts; `ttl` in seconds."""
+    message = Message(encoded)
+    return annotate(message.bare, message.annotations, None if ttl is None else max(0, int(ttl * 1000)), attempts)
+
+
+def marked(encoded: bytes, marks: Mapping[str, Any]) -> bytes:
+    """A message with further annotations."""
+    message = Message(encoded)
+    header = message.header
+    return annotate(message.bare, {**message.annotations, **marks}, header.ttl, header.delivery_count or 0)
 
 
 class Stamp:

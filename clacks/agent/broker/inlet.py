@@ -19,6 +19,11 @@ def peer_of(connection: Connection) -> str:
     return f"{connection.peer[0]}:{connection.peer[1]}" if connection.peer else "in memory"
 
 
+def origin_of(connection: Connection) -> str:
+    """The door that a connection stands for, for the audit."""
+    return f"amqp {peer_of(connection)}"
+
+
 class Inlet:
     """The handler of a link that we receive on."""
 
@@ -45,5 +50,5 @@ class Inlet:
     def credit(self, link: Sender) -> None:
         raise AssertionError("a receiver has no credit to spend")
 
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
+    def outcome(self, link: Sender, token: object, outcome: Outcome) -> None:
         raise AssertionError("a receiver's deliveries have no outcome to wait for")

@@ -15,7 +15,8 @@ import os
 import random
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -119,7 +120,8 @@ def as_error(condition: Condition | None) -> ClacksError:
 # What will be no better after connecting again.
 FATAL: Final = frozenset({
     "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "user-removed", "mechanism-unusable", "password-exposed",
-    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown",
+    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown", "queue-full", "subscription-differs", "subscription-taken",
+    "subscription-deleted", "subscriptions-full",
 })  # fmt: skip
 
 
@@ -177,13 +179,14 @@ class BusClient:
 
     # --- the three things a client does ---
 
-    def events(self, xquery: str | None = None, *, event: str | None = None) -> EventStream:
+    def events(self, xquery: str | None = None, *, event: str | None = None, keep: Keep | None = None) -> EventStream:
         """The events that `xquery` matches (all without one), only those called `event` if given. Iterate over it, or use it as a context.
 
         An event is accepted when the next one is asked for; those fetched ahead are given back when the iteration ends. The stream is
-        attached again after a lost connection. Raises ClacksError (filter-invalid, ...) at the first step.
+        attached again after a lost connection. `keep` says how the agent keeps events meanwhile, and for whom. Raises ClacksError
+        (filter-invalid, ...) at the first step.
         """
-        return EventStream(self, xquery, event)
+        return EventStream(self, xquery, event, keep)
 
     async def send(
         self, event: bytes | str | etree._Element, *, properties: dict[str, Any] | None = None, ttl: float | None = None
@@ -231,7 +234,7 @@ class _LinkUser:
 
     def credit(self, link: Sender) -> None: ...
 
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None: ...
+    def outcome(self, link: Sender, token: Any, outcome: Outcome) -> None: ...
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
 
@@ -242,7 +245,7 @@ class Publisher(_LinkUser):
     def __init__(self, link: Sender, url: str) -> None:
         self.link = link
         self._url = url
-        self._outcomes: dict[int, asyncio.Future[Outcome]] = {}
+        self._sent: set[asyncio.Future[Outcome]] = set()
         self._queue: deque[tuple[bytes, asyncio.Future[Outcome]]] = deque()
         link.handler = self
 
@@ -260,21 +263,22 @@ class Publisher(_LinkUser):
         while self._queue and link.sendable:
             encoded, future = self._queue.popleft()
             if not future.done():
-                self._outcomes[link.send(encoded)] = future
+                link.send(encoded, future)
+                self._sent.add(future)
         if not link.alive:
             self.detached(link, None, closed=False)
 
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        future = self._outcomes.pop(number, None)
-        if future is not None and not future.done():
-            future.set_result(outcome)
+    def outcome(self, link: Sender, token: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._sent.discard(token)
+        if not token.done():
+            token.set_result(outcome)
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
         error = as_error(condition) if closed else ClacksError("connection-lost", url=self._url, reason=str(condition or "it was closed"))
-        for future in (*self._outcomes.values(), *(future for _, future in self._queue)):
+        for future in (*self._sent, *(future for _, future in self._queue)):
             if not future.done():
                 future.set_exception(error)
-        self._outcomes.clear()
+        self._sent.clear()
         self._queue.clear()
 
 
@@ -353,13 +357,58 @@ class Delivery:
             self._number = None
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How an agent keeps a subscription's events.
+
+    `durable` is its name on the agent's disk, where it is kept across the ends of consumers and agents; without `max_age` (seconds) and
+    `max_bytes` nothing is ever dropped, and publishers have to wait when it is full. `shared` is the name under which several consumers
+    share the events (that of `durable`, if both are given). `overflow` is what a live subscription does when more waits than may:
+    drop-oldest (the default), detach, or block-publisher. `replace` gives a subscription that exists other terms.
+    """
+
+    durable: str = ""
+    shared: str = ""
+    max_age: float | None = None
+    max_bytes: int | None = None
+    overflow: str = ""
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.durable and self.shared and self.durable != self.shared:
+            raise ValueError("a subscription has one name: that of durable and shared must be the same")
+
+    def source(self, address: str, filters: Mapping[str, Any]) -> Terminus:
+        """The link's source (AMQP 1.0 3.5.3)."""
+        capabilities = (*(["shared"] if self.shared else []), *(["global"] if self.durable or self.shared else []))
+        if not self.durable:
+            return Terminus(address, filter=filters, capabilities=capabilities)
+        return Terminus(address, durable=2, expiry="never", filter=filters, capabilities=capabilities)
+
+    @property
+    def name(self) -> str | None:
+        return self.durable or self.shared or None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The link's properties."""
+        asked: dict[str, Any] = {
+            "clacks:max-age": self.max_age, "clacks:max-bytes": self.max_bytes, "clacks:overflow": self.overflow or None,
+            "clacks:replace": self.replace or None,
+        }  # fmt: skip
+        return {key: value for key, value in asked.items() if value is not None}
+
+
 class Subscription(_LinkUser):
     """A link that events come in on, attached again whenever it is lost. Each event goes to `deliver`, in its order."""
 
-    def __init__(self, client: BusClient, xquery: str | None, event: str | None, deliver: Callable[[Delivery], None]) -> None:
+    def __init__(
+        self, client: BusClient, xquery: str | None, event: str | None, deliver: Callable[[Delivery], None], keep: Keep | None = None
+    ) -> None:
         self._client, self._deliver = client, deliver
+        self._keep = keep or Keep()
         address = f"{client.domain}.event.{event}" if event else client.domain
-        self._source = Terminus(address, filter={"xquery": Described(XQUERY_FILTER, xquery)} if xquery is not None else {})
+        self._source = self._keep.source(address, {"xquery": Described(XQUERY_FILTER, xquery)} if xquery is not None else {})
         self._lost: asyncio.Event = asyncio.Event()
         self._reason: Condition | None = None
         self._link: Receiver | None = None
@@ -367,7 +416,7 @@ class Subscription(_LinkUser):
     async def attach(self) -> None:
         """Raises ClacksError if the agent cannot be reached or refuses."""
         connection = await self._client.connection()
-        link: Receiver = await attached(connection.attach_receiver(self._source))
+        link: Receiver = await attached(connection.attach_receiver(self._source, name=self._name(), properties=self._keep.properties))
         if CAPABILITY not in connection.remote_capabilities:
             link.close()
             raise ClacksError("link-refused", reason=f"{connection.options.hostname} is no Clacks agent: it does not offer {CAPABILITY}.")
@@ -375,6 +424,12 @@ class Subscription(_LinkUser):
         self._link = link
         link.handler = self
         link.window = WINDOW
+
+    def _name(self) -> str | None:
+        """The link's name. Those of a shared subscription are told apart by what stands behind a bar."""
+        if not self._keep.shared:
+            return self._keep.name
+        return f"{self._keep.shared}|{os.urandom(6).hex()}"
 
     async def keep(self) -> None:
         """Stay attached until cancelled. Raises ClacksError when attaching again is of no use."""
@@ -400,9 +455,15 @@ class Subscription(_LinkUser):
                 return
             pause = min(pause * 2, BACKOFF_MOST)
 
-    def close(self) -> None:
+    def hold(self) -> None:
+        """Ask for no more events."""
         if self._link is not None:
-            self._link.close()
+            self._link.window = 0
+
+    def close(self, *, delete: bool = False) -> None:
+        """Detach. What is durable stays, unless it is to be deleted."""
+        if self._link is not None:
+            self._link.close(closed=delete or not self._keep.durable)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         try:
@@ -423,9 +484,9 @@ class Subscription(_LinkUser):
 class EventStream:
     """What `BusClient.events` gives: an asynchronous iterator of `ReceivedEvent`s."""
 
-    def __init__(self, client: BusClient, xquery: str | None, event: str | None) -> None:
+    def __init__(self, client: BusClient, xquery: str | None, event: str | None, keep: Keep | None) -> None:
         self._queue: asyncio.Queue[Delivery | ClacksError] = asyncio.Queue()
-        self._subscription = Subscription(client, xquery, event, self._queue.put_nowait)
+        self._subscription = Subscription(client, xquery, event, self._queue.put_nowait, keep)
         self._keeper: asyncio.Task[None] | None = None
         self._current: Delivery | None = None
 
@@ -465,8 +526,8 @@ class EventStream:
     async def aclose(self) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Detach. The event in hand is accepted, those fetched ahead are given back."""
+    def close(self, *, delete: bool = False) -> None:
+        """Detach. The event in hand is accepted, those fetched ahead are given back. A durable subscription stays, unless `delete`."""
         if self._current is not None:
             self._current.settle()
             self._current = None
@@ -476,7 +537,7 @@ class EventStream:
                 item.settle(RELEASED)
         if self._keeper is not None:
             self._keeper.cancel()
-        self._subscription.close()
+        self._subscription.close(delete=delete)
 
 
-__all__ = ["CALL_SECONDS", "BusClient", "Delivery", "EventStream", "ReceivedEvent", "Subscription", "dial", "parameters"]
+__all__ = ["CALL_SECONDS", "BusClient", "Delivery", "EventStream", "Keep", "ReceivedEvent", "Subscription", "dial", "parameters"]

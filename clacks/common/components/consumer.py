@@ -16,7 +16,7 @@ from ...amqp import ACCEPTED, RELEASED, Modified
 from ..errors import ClacksError
 from ..trust import Certificate
 from .background import Background
-from .client import BusClient, Delivery, Dial, Subscription, dial
+from .client import BusClient, Delivery, Dial, Keep, Subscription, dial
 from .url import DEFAULT_DOMAIN
 
 log = logging.getLogger("clacks.consumer")
@@ -29,7 +29,7 @@ class AMQPEventConsumer:
 
     The callback gets the `<Event>` element as an lxml.objectify tree. It runs on one thread of this consumer, so it may block, and call a
     proxy. What it raises is logged, the event is settled as modified (delivery failed), and the next one follows. A lost connection is
-    opened again and the filter put back; events published in between are not seen.
+    opened again and the filter put back; events published in between are seen only by a durable subscription.
     """
 
     def __init__(
@@ -40,24 +40,32 @@ class AMQPEventConsumer:
         callback: Callback | None = None,
         *,
         event: str | None = None,
+        durable: str = "",
+        shared: str = "",
+        max_age: float | None = None,
+        max_bytes: int | None = None,
+        overflow: str = "",
+        replace: bool = False,
         certificate: Certificate | None = None,
         dial: Dial = dial,
     ) -> None:
-        """When this returns the filter is in force. `event` narrows it to the events of one name. `certificate` (chain and
-        key, PEM files) says who comes where the URL has no password. Raises ClacksError: unreachable,
-        not-authenticated, filter-invalid (with line and column), ..."""
+        """When this returns the filter is in force. `event` narrows it to the events of one name. `durable`, `shared` and what follows
+        them say how the agent keeps events while nobody takes them, and for whom (see `Keep`). `certificate` (chain and key, PEM files)
+        says who comes where the URL has no password. Raises ClacksError: unreachable, not-authenticated, filter-invalid (with line and
+        column), ..."""
+        keep = Keep(durable, shared, max_age, max_bytes, overflow, replace)
         self._background = Background.get()
         self._worker = _Worker(callback)
         self._client, self._subscription = self._background.run(
-            self._attach(BusClient(url, domain, certificate=certificate, dial=dial), xquery, event)
+            self._attach(BusClient(url, domain, certificate=certificate, dial=dial), xquery, event, keep)
         )
         self._background.clients.add(self._client)
         self._worker.start(self._background, self._client, self._subscription)
         # The threads know the worker and not this object, so `del consumer` closes it.
         self._finalizer = weakref.finalize(self, self._worker.stop)
 
-    async def _attach(self, client: BusClient, xquery: str | None, event: str | None) -> tuple[BusClient, Subscription]:
-        subscription = Subscription(client, xquery, event, self._worker.queue.put)
+    async def _attach(self, client: BusClient, xquery: str | None, event: str | None, keep: Keep) -> tuple[BusClient, Subscription]:
+        subscription = Subscription(client, xquery, event, self._worker.queue.put, keep)
         try:
             await subscription.attach()
         except BaseException:
@@ -75,11 +83,17 @@ class AMQPEventConsumer:
         raise ClacksError("closed", what="consumer")
 
     def close(self) -> None:
-        """Stop: the callback that runs is waited for (unless it is the one that closes), what was fetched ahead is given back."""
+        """Stop: the callback that runs is waited for (unless it is the one that closes), what was fetched ahead is given back. A durable
+        subscription stays where it is, and goes on collecting."""
         self._finalizer.detach()
         self._worker.stop()
         self._worker.wait()
         self._background.run(self._client.close())
+
+    def delete(self) -> None:
+        """Stop, and remove the durable subscription with everything that waits in it."""
+        self._worker.delete = True
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +109,7 @@ class _Worker:
         self.queue: SimpleQueue[Delivery | None] = SimpleQueue()
         self.ended = threading.Event()
         self.error: ClacksError | None = None
+        self.delete = False
         self._callback = callback
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="clacks-callback", daemon=True)
@@ -127,17 +142,18 @@ class _Worker:
                     log.error("the callback failed with %s: %s\n%s", type(error).__name__, error, frames)
                     outcome = Modified(failed=True)
             self._background.loop.call_soon_threadsafe(delivery.settle, outcome)
+        self._background.loop.call_soon_threadsafe(self._let_go)  # after the last outcome: a link that is gone takes none
         self.ended.set()
 
     def stop(self) -> None:
         """End from any thread, without waiting."""
         self._stopping = True
+        self._background.loop.call_soon_threadsafe(self._subscription.hold)
         self.queue.put(None)
-        self._background.loop.call_soon_threadsafe(self._let_go)
 
     def _let_go(self) -> None:
         self._keeper.cancel()
-        self._subscription.close()
+        self._subscription.close(delete=self.delete)
 
     def wait(self) -> None:
         if threading.current_thread() is not self._thread:

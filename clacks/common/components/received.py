@@ -18,7 +18,8 @@ _parser = objectify.makeparser(resolve_entities=False, no_network=True, load_dtd
 @dataclass(frozen=True, slots=True)
 class ReceivedEvent:
     """`tree` is the `<Event>` element (lxml.objectify), `name` the event's, `body` the bytes it came in; `id`, `user` (the authenticated
-    sender) and `time` (of acceptance, UTC) are the agent's word; `properties` the sender's application properties."""
+    sender) and `time` (of acceptance, UTC) are the agent's word; `properties` the sender's application properties. `dropped` events were
+    lost just before this one, because more waited than may; `attempts` to deliver this one have failed."""
 
     name: str
     tree: objectify.ObjectifiedElement
@@ -27,6 +28,8 @@ class ReceivedEvent:
     user: str
     time: datetime | None
     properties: Mapping[str, Any]
+    dropped: int = 0
+    attempts: int = 0
 
     @classmethod
     def read(cls, message: Message) -> Self:
@@ -51,4 +54,6 @@ class ReceivedEvent:
             user=str(annotations.get("x-opt-clacks-user", "")),
             time=time.as_datetime() if isinstance(time, Timestamp) else None,
             properties=message.application_properties,
+            dropped=int(annotations.get("x-opt-clacks-dropped", 0)),
+            attempts=int(message.header.delivery_count or 0),
         )

@@ -1,0 +1,143 @@
+"""What a subscriber asks for when it attaches, as a value: which events, under which name, kept how long, and what if it is too much.
+
+It travels as AMQP has it: the filter and the expiry policy of the source (AMQP 1.0 3.5.3), its capabilities `shared` and `global` (as JMS
+over AMQP uses them), and properties of the link for what AMQP has no field for. Nothing here opens a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, Self
+
+from ...amqp import Described, Symbol, Terminus
+from ...common.errors import ClacksError
+from ...xquery import Filter, FilterError, compile_filter
+
+# The descriptors of an XQuery filter on a link, as registered for Apache Qpid.
+XQUERY_SYMBOL: Final = Symbol("apache.org:xquery-filter:string")
+XQUERY_CODE: Final = 0x0000468C00000005
+
+SHARED: Final = "shared"
+GLOBAL: Final = "global"
+
+# Properties of a link.
+OVERFLOW: Final = "clacks:overflow"
+MAX_AGE: Final = "clacks:max-age"
+MAX_BYTES: Final = "clacks:max-bytes"
+REPLACE: Final = "clacks:replace"
+
+Overflow = Literal["drop-oldest", "detach", "block-publisher", "refuse"]
+
+# What a full queue may do: a live one's, and a durable one's ("refuse": publishers are told to try again, and nothing is lost).
+LIVE_OVERFLOWS: Final = ("drop-oldest", "detach", "block-publisher")
+DURABLE_OVERFLOWS: Final = ("refuse", "drop-oldest")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one subscription.
+
+    `name` is the link's; with `container` (empty: any of the user's) and the user it is the subscription's identity. `timeout` are the
+    seconds that a durable one is kept after its last consumer has gone, None: for ever. `max_age` (seconds) and `max_bytes` are declared
+    loss: what is older, or too much, is dropped.
+    """
+
+    address: str
+    name: str = ""
+    container: str = ""
+    event: str = ""
+    filters: tuple[str, ...] = ()
+    shared: bool = False
+    durable: bool = False
+    timeout: int | None = None
+    overflow: Overflow = "drop-oldest"
+    max_age: float | None = None
+    max_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """What `to_json` gave, of this version or an older one."""
+        known = {field.name for field in fields(cls)}
+        given: dict[str, Any] = {key: item for key, item in value.items() if key in known}
+        return cls(**{**given, "filters": tuple(given.get("filters", ()))})
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What the answer to an attach says of them, as properties of the link."""
+        told = {OVERFLOW: self.overflow, MAX_AGE: self.max_age, MAX_BYTES: self.max_bytes}
+        return {key: value for key, value in told.items() if value is not None}
+
+
+def read_terms(
+    name: str, container: str, source: Terminus, properties: Mapping[str, Any], filters: tuple[str, ...], event: str, address: str
+) -> Terms:
+    """The terms that an attach asks for. Raises ClacksError link-refused for what does not go together."""
+    shared = SHARED in source.capabilities
+    never = source.expiry == "never"
+    durable = never or source.timeout > 0
+    asked = properties.get(OVERFLOW)
+    max_age, max_bytes = _amount(properties, MAX_AGE), _amount(properties, MAX_BYTES)
+    if not durable and (max_age or max_bytes):
+        raise _refused(f"{MAX_AGE} and {MAX_BYTES} are for durable subscriptions. Ask for expiry-policy never, or leave them out")
+    usual = "drop-oldest" if not durable or max_age or max_bytes else "refuse"
+    allowed = DURABLE_OVERFLOWS if durable else LIVE_OVERFLOWS
+    overflow = str(asked) if asked is not None else usual
+    if overflow not in allowed:
+        kind = "durable" if durable else "live"
+        raise _refused(f"{OVERFLOW} is {overflow!r}; a {kind} subscription has {', '.join(allowed)}")
+    if overflow == "refuse" and (max_age or max_bytes):
+        raise _refused(f"{OVERFLOW} refuse loses nothing, so it goes with neither {MAX_AGE} nor {MAX_BYTES}")
+    return Terms(
+        address=address,
+        name=name.partition("|")[0] if shared else name,  # JMS clients number the links of one shared subscription behind a bar
+        container="" if shared or GLOBAL in source.capabilities else container,
+        event=event,
+        filters=filters,
+        shared=shared,
+        durable=durable,
+        timeout=None if never or not durable else source.timeout,
+        overflow=overflow,  # type: ignore[arg-type]
+        max_age=max_age,
+        max_bytes=None if max_bytes is None else int(max_bytes),
+    )
+
+
+def _amount(properties: Mapping[str, Any], key: str) -> float | None:
+    value = properties.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise _refused(f"{key} is {value!r}; a number above 0 is expected")
+    return value
+
+
+def _refused(reason: str) -> ClacksError:
+    return ClacksError("link-refused", reason=f"{reason}.")
+
+
+def read_filters(given: Mapping[str, Any]) -> tuple[list[Filter], dict[str, Described]]:
+    """The XQuery filters in a source's filter map, compiled, and the part of the map that is in force (3.5.3: the answer tells).
+
+    Other filters are not in force and not in the answer. Raises ClacksError filter-invalid.
+    """
+    filters, in_force = [], {}
+    for key, value in given.items():
+        if not isinstance(value, Described) or value.descriptor not in (XQUERY_SYMBOL, XQUERY_CODE):
+            continue
+        if not isinstance(value.value, str):
+            raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
+        filters.append(compiled(value.value))
+        in_force[key] = value
+    return filters, in_force
+
+
+def compiled(text: str) -> Filter:
+    """The filter. Raises ClacksError filter-invalid."""
+    try:
+        return compile_filter(text)
+    except FilterError as error:
+        raise ClacksError("filter-invalid", line=error.line, column=error.column, w3c=error.code, reason=error.sentence) from error
