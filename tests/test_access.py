@@ -305,14 +305,14 @@ def test_nothing_tells_of_an_event_that_may_not_be_seen(tmp_path: Path, filters:
                 _, seen = await anna.subscribe(*filters)
                 before = await own_status(anna)
                 status = await call(anna, "getStatus")
-                evaluated = agent.agent.broker.sandbox.evaluated
+                evaluated = agent.agent.broker.subscriptions.sandbox.evaluated
                 for number in range(5):
                     assert await admin.publish(Draft(leave("x"), application_properties={"number": number})) == ACCEPTED
                 assert await own_status(anna) == before
                 after = await call(anna, "getStatus")
                 assert {key for key in status if after[key] != status[key]} <= {"uptime", "load", "latency", "workers"}
-                assert agent.agent.broker.sandbox.evaluated == evaluated
-                assert agent.agent.broker.sandbox._workers <= 1, "none but the one that is kept ready"
+                assert agent.agent.broker.subscriptions.sandbox.evaluated == evaluated
+                assert agent.agent.broker.subscriptions.sandbox._workers <= 1, "none but the one that is kept ready"
                 assert seen.received == []
                 assert agent.run(lambda: agent.agent.bus._index.errors) == 0
 
@@ -331,7 +331,7 @@ def test_a_failure_on_an_event_that_may_be_seen_is_counted(tmp_path: Path) -> No
                 assert (await own_status(anna))["filter_errors"] == 1
                 await anna.subscribe(DEAR)
                 await admin.publish(Draft(phone()))
-                await until(lambda: agent.agent.broker.sandbox.evaluated == 1, "the sandbox is asked")
+                await until(lambda: agent.agent.broker.subscriptions.sandbox.evaluated == 1, "the sandbox is asked")
                 permit(agent, BOTH)
                 _, seen = await anna.subscribe(DEAR_AND_FAILING)
                 await admin.publish(Draft(leave()))

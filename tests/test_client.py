@@ -344,7 +344,7 @@ def test_many_at_once(shared_agent: RunningAgent) -> None:
                         return
 
             receiver = asyncio.create_task(receive())
-            await until(lambda: any(one.address.endswith("PhoneStatus") for one in shared_agent.agent.broker.subscriptions), "attached")
+            await until(lambda: any(one.terms.address.endswith("PhoneStatus") for one in shared_agent.agent.broker.subscriptions.all), "attached")
             await asyncio.gather(*(bus.send(sample("PhoneStatus")) for _ in range(500)))
             await receiver
             assert len(set(received)) == 500
@@ -361,7 +361,7 @@ def test_what_was_fetched_ahead_is_given_back(agent: RunningAgent) -> None:
                 for _ in range(5):
                     await bus.send(sample("PhoneStatus"))
                 await anext(events)
-            await until(lambda: not agent.agent.broker.subscriptions, "detached")
+            await until(lambda: not agent.agent.broker.subscriptions.all, "detached")
             with pytest.raises(ClacksError):
                 async with BusClient(agent.url("admin", "wrong")):
                     pass

@@ -356,7 +356,7 @@ def test_the_life_of_an_event_goes_that_way() -> None:
         watched_thread: Callable[[Any], None] = bus._background.loop.call_soon_threadsafe  # type: ignore[assignment]
         bus.send(sample("PhoneStatus"))
         bus.wait_for(lambda: seen)
-        bus.wait_for(lambda: all(not one.link.unsettled for one in bus.agent.broker.subscriptions))
+        bus.wait_for(lambda: all(not one.unsettled for one in bus.agent.broker.subscriptions.all))
         witness.seen.clear()
         watched_thread(lambda: sys.setprofile(witness))
         threading.setprofile(witness)  # the callback's thread of the second consumer
@@ -366,7 +366,7 @@ def test_the_life_of_an_event_goes_that_way() -> None:
                 witness.seen.append(("published", ""))
                 bus.send(sample("PhoneStatus"))
                 bus.wait_for(lambda: len(seen) == 2)
-                bus.wait_for(lambda: all(not one.link.unsettled for one in bus.agent.broker.subscriptions))
+                bus.wait_for(lambda: all(not one.unsettled for one in bus.agent.broker.subscriptions.all))
         finally:
             threading.setprofile(None)
             watched_thread(lambda: sys.setprofile(None))

@@ -493,7 +493,7 @@ def test_what_subscribes_also_unsubscribes(agent: RunningAgent) -> None:
         replies.close()
         await until(lambda: agent.run(lambda: agent.agent.bus.subscriptions) == before, "the bus is as before")
         broker = agent.agent.broker
-        await until(lambda: not agent.run(lambda: (*broker.subscriptions, *broker.replies)), "nothing is left")
+        await until(lambda: not agent.run(lambda: (*broker.subscriptions.all, *broker.subscriptions.replies)), "nothing is left")
 
     play(agent, scene)
 

@@ -142,7 +142,7 @@ def test_a_filter_that_keeps_exceeding_its_budget_is_suspended_and_nobody_else_w
                 assert "0.2 s of processor time" in condition.description
                 assert not hostile.received
                 assert not link.alive
-                await until(lambda: agent.agent.broker.sandbox.exceeded == 3, "after three strikes")
+                await until(lambda: agent.agent.broker.subscriptions.sandbox.exceeded == 3, "after three strikes")
 
         play(agent, scene)
 
@@ -161,7 +161,7 @@ def test_who_leaves_takes_its_questions_along(agent: RunningAgent) -> None:
         link, _ = await one.subscribe(ENDLESS)
         await one.publish(Draft(phone()))
         link.close()
-        await until(lambda: not agent.agent.broker.subscriptions, "it is gone")
+        await until(lambda: not agent.agent.broker.subscriptions.all, "it is gone")
         _, dear = await one.subscribe(DEAR)
         await one.publish(Draft(phone()))
         await until(lambda: dear.received, "the next one is served")

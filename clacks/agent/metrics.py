@@ -32,16 +32,17 @@ class Collector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 
         agent, broker = self._agent, self._agent.broker
-        intake, totals = broker.intake, broker.totals()
+        intake, totals = broker.intake, broker.subscriptions.totals()
         for name, words, value in (
             ("messaging_client_consumed_messages", "Events that were accepted from publishers.", intake.published),
             ("messaging_client_sent_messages", "Deliveries of events to subscribers.", totals.delivered),
             ("clacks_dropped_messages", "Deliveries dropped because a subscriber's queue was full.", totals.dropped),
             ("clacks_expired_messages", "Deliveries that expired in a subscriber's queue.", totals.expired),
             ("clacks_unaccepted_messages", "Deliveries that a subscriber did not accept.", totals.unaccepted),
+            ("clacks_dead_messages", "Deliveries that went to the dead letters.", totals.buried),
             ("clacks_filter_errors", "Evaluations of filters that failed.", totals.filter_errors),
-            ("clacks_sandbox_evaluations", "Evaluations in the sandbox.", broker.sandbox.evaluated),
-            ("clacks_sandbox_exceeded", "Evaluations in the sandbox that exceeded their budget.", broker.sandbox.exceeded),
+            ("clacks_sandbox_evaluations", "Evaluations in the sandbox.", broker.subscriptions.sandbox.evaluated),
+            ("clacks_sandbox_exceeded", "Evaluations in the sandbox that exceeded their budget.", broker.subscriptions.sandbox.exceeded),
         ):
             yield CounterMetricFamily(name, words, value)
         refused = CounterMetricFamily("clacks_refused_messages", "Events that were refused, by the code of the error.", labels=["code"])
@@ -53,8 +54,12 @@ class Collector:
             turned_away.add_metric([kind], count)
         yield turned_away
         gauges: tuple[tuple[str, str, float], ...] = (
-            ("clacks_queue_messages", "Events that wait in the subscribers' queues.", sum(one.waiting for one in broker.snapshot())),
-            ("clacks_subscriptions", "Subscriptions.", len(broker.subscriptions)),
+            (
+                "clacks_queue_messages",
+                "Events that wait in the subscribers' queues.",
+                sum(one.waiting for one in broker.subscriptions.snapshot()),
+            ),
+            ("clacks_subscriptions", "Subscriptions.", len(broker.subscriptions.all)),
             ("clacks_connections", "Connections.", agent.gate.connections),
             ("clacks_half_open_connections", "Connections that are not authenticated yet.", agent.gate.half_open),
             ("clacks_schemas", "Events that can be published.", len(agent.schemas.current)),
