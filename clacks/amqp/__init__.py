@@ -5,7 +5,7 @@ package: a delivery is named by its link and a number that is checked, so a late
 """
 
 from .client import connect
-from .codec import CodecError, Described, Symbol, SymbolArray, Timestamp, UInt, ULong
+from .codec import CodecError, Described, Int, Symbol, SymbolArray, Timestamp, UInt, ULong
 from .connection import Connection, ConnectionHandler, Options, is_loopback
 from .gate import Gate, GateLimits
 from .link import Link, LinkHandler, Receiver, Sender
@@ -17,7 +17,7 @@ from .terminus import Terminus
 
 __all__ = [
     "ACCEPTED", "RELEASED", "AmqpError", "Authenticator", "CodecError", "Condition", "Connection", "ConnectionHandler", "Credentials",
-    "Described", "Draft", "Gate", "GateLimits", "Header", "Link", "LinkGone", "LinkHandler", "Listener", "Message", "Modified", "Options",
-    "Outcome", "Properties", "Receiver", "Rejected", "SaslFailure", "ScramVerifier", "Sender", "Symbol", "SymbolArray", "Terminus",
+    "Described", "Draft", "Gate", "GateLimits", "Header", "Int", "Link", "LinkGone", "LinkHandler", "Listener", "Message", "Modified",
+    "Options", "Outcome", "Properties", "Receiver", "Rejected", "SaslFailure", "ScramVerifier", "Sender", "Symbol", "SymbolArray", "Terminus",
     "Timestamp", "UInt", "ULong", "annotate", "connect", "is_loopback", "make_verifier", "serve",
 ]  # fmt: skip

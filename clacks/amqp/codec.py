@@ -27,6 +27,12 @@ class Symbol(str):
     __slots__ = ()
 
 
+class Int(int):
+    """An int to be encoded as int (1.6.7) instead of long."""
+
+    __slots__ = ()
+
+
 class UInt(int):
     """An int to be encoded as uint (1.6.4) instead of long."""
 
@@ -345,6 +351,7 @@ _WRITERS: Final[dict[type, Callable[[Any], bytes]]] = {
     UInt: _unsigned(0x43, 0x52, 0x70, ">I"),
     ULong: _unsigned(0x44, 0x53, 0x80, ">Q"),
     Timestamp: lambda value: struct.pack(">Bq", 0x83, value),
+    Int: lambda value: struct.pack(">Bi", 0x71, value),
     int: _long,
     float: lambda value: struct.pack(">Bd", 0x82, value),
     Symbol: lambda value: _variable(0xA3, 0xB3, value.encode("ascii")),

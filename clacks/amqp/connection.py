@@ -29,7 +29,7 @@ from .engine import (
     write_map,
     write_symbols,
 )  # fmt: skip
-from .link import OUTPUT_LIMIT, Receiver, Sender, open_link
+from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, open_link
 from .outcome import AmqpError, Condition
 from .sasl import Handshake, SaslFailure
 from .terminus import Terminus
@@ -39,6 +39,8 @@ HANDSHAKE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
 # Links one connection may have. A consumer has a few; a gateway of another project has been seen with hundreds.
 LINK_LIMIT: Final = 4096
+# Links of our own in one session: RabbitMQ takes 256, and is mute from the next one on.
+LINKS_PER_SESSION: Final = 250
 # Bytes of one peer's that are worked off in one turn of the loop: some 150 small events, 3 ms. uvloop brings up to 250 KB in one piece,
 # and several pieces in one turn; beside a publisher in full flow others waited for 40 ms.
 TURN_SIZE: Final = 32 * 1024
@@ -126,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._links: dict[Any, Sender | Receiver] = {}
         self._sessions: set[Any] = set()
-        self._session: Any = None
+        self._own_sessions: dict[Any, int] = {}  # with their links; one that is for a single link counts as full before it
         self._names = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -176,38 +178,69 @@ class Connection(asyncio.Protocol):
 
     # --- links of our own ---
 
-    async def attach_sender(self, target: Terminus, *, properties: dict[str, Any] | None = None, name: str | None = None) -> Sender:
-        """A link to send on. Raises AmqpError with the peer's condition if it is refused."""
-        link = self._attach(Terminus(), target, receives=False, settled=False, properties=properties, name=name)
+    async def attach_sender(
+        self, target: Terminus, *, settled: bool = False, properties: dict[str, Any] | None = None, name: str | None = None,
+        handler: LinkHandler | None = None, alone: bool = False,
+    ) -> Sender:  # fmt: skip
+        """A link to send on, `alone` in a session of its own: there are brokers that end the session of a link which they refuse. Raises
+        AmqpError with the peer's condition if it is refused."""
+        link = self._attach(Terminus(), target, receives=False, settled=settled, properties=properties, name=name, alone=alone)
         assert isinstance(link, Sender)
+        link.handler = handler
         await self._attached(link)
         return link
 
     async def attach_receiver(
-        self, source: Terminus, *, settled: bool = False, properties: dict[str, Any] | None = None, name: str | None = None
-    ) -> Receiver:
-        """A link to receive on; set its `handler` and its `window`. Raises AmqpError with the peer's condition if it is refused."""
-        link = self._attach(source, Terminus(), receives=True, settled=settled, properties=properties, name=name)
+        self, source: Terminus, *, settled: bool = False, properties: dict[str, Any] | None = None, name: str | None = None,
+        handler: LinkHandler | None = None, alone: bool = False,
+    ) -> Receiver:  # fmt: skip
+        """A link to receive on; set its `window`. `alone` as with `attach_sender`. Raises AmqpError with the peer's condition if it is
+        refused."""
+        link = self._attach(source, Terminus(), receives=True, settled=settled, properties=properties, name=name, alone=alone)
         assert isinstance(link, Receiver)
+        link.handler = handler
         await self._attached(link)
         return link
 
     def _attach(
-        self, source: Terminus, target: Terminus, *, receives: bool, settled: bool, properties: dict[str, Any] | None, name: str | None
-    ) -> Sender | Receiver:
-        engine = self._living()
-        if self._session is None:
-            self._session = lib.pn_session(engine.connection)
-            lib.pn_session_set_incoming_capacity(self._session, self.options.session_capacity)
-            lib.pn_session_open(self._session)
-            self._sessions.add(self._session)
+        self, source: Terminus, target: Terminus, *, receives: bool, settled: bool, properties: dict[str, Any] | None, name: str | None,
+        alone: bool = False,
+    ) -> Sender | Receiver:  # fmt: skip
+        self._living()
+        session = self._own_session(alone=alone)
         self._names += 1
         link = open_link(
-            self, self._session, name or f"{self.options.container_id}-{self._names}", source, target,
+            self, session, name or f"{self.options.container_id}-{self._names}", source, target,
             receives=receives, settled=settled, properties=properties,
         )  # fmt: skip
         self._links[link._pointer] = link
+        self._own_sessions[session] += 1
         return link
+
+    def _own_session(self, *, alone: bool) -> Any:
+        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links."""
+        if not alone:
+            for session, links in self._own_sessions.items():
+                if links < LINKS_PER_SESSION:
+                    return session
+        session = lib.pn_session(self._living().connection)
+        lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
+        lib.pn_session_open(session)
+        self._sessions.add(session)
+        self._own_sessions[session] = LINKS_PER_SESSION if alone else 0
+        return session
+
+    def _leave_session(self, session: Any) -> None:
+        """A link of ours is gone. A session that had but one link ends with it."""
+        links = self._own_sessions.get(session)
+        if links is None:
+            return
+        if links > LINKS_PER_SESSION:
+            del self._own_sessions[session]
+            lib.pn_session_close(session)
+            self.touch()
+        else:
+            self._own_sessions[session] = links - 1
 
     async def _attached(self, link: Sender | Receiver) -> None:
         assert link.attached is not None
@@ -304,6 +337,7 @@ class Connection(asyncio.Protocol):
             link.release()
         self._links.clear()
         self._sessions.clear()
+        self._own_sessions.clear()
         self.blocked.clear()
         if self._engine is not None:
             engine, self._engine = self._engine, None
@@ -435,7 +469,7 @@ class Connection(asyncio.Protocol):
 
     def _session_remote_open(self, event: Any) -> None:
         session = lib.pn_event_session(event)
-        if session == self._session:
+        if session in self._own_sessions:
             return
         lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
         lib.pn_session_open(session)
@@ -449,8 +483,7 @@ class Connection(asyncio.Protocol):
                 del self._links[pointer]
                 link.on_remote_end(condition, closed=False)
                 link.release()
-        if session == self._session:
-            self._session = None
+        self._own_sessions.pop(session, None)
         self._sessions.discard(session)
         lib.pn_session_close(session)
         lib.pn_session_free(session)
@@ -494,7 +527,9 @@ class Connection(asyncio.Protocol):
                 lib.pn_link_close(pointer)
             else:
                 lib.pn_link_detach(pointer)
+        session = lib.pn_link_session(pointer)
         link.release()
+        self._leave_session(session)
 
     def _transport_error(self, event: Any) -> None:
         engine = self._living()

@@ -409,7 +409,9 @@ class Receiver(Link):
             self.handler.detached(self, condition, closed=True)
 
     def _replenish(self) -> None:
-        if self._credit < 0:
+        if (
+            self._credit < 0 and self.attached is None
+        ):  # a broker of our choice may: RabbitMQ 4.0 sends what is ready before it reads the credit
             self._end_with(Condition("amqp:link:transfer-limit-exceeded", "More was sent than this link has credit for."))
         else:
             self._top_up()
