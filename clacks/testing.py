@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,9 +59,12 @@ class LocalBus:
             else:
                 one.close()
         self._background.run(self.agent.close())
+        self._folder.cleanup()
 
     async def _start(self) -> None:
-        config = dataclasses.replace(load(None, self._settings, {}), listen=(), listen_tls=(), drain_timeout=1.0)
+        self._folder = tempfile.TemporaryDirectory(prefix="clacks-")
+        settings = {"state_dir": self._folder.name, **self._settings}
+        config = dataclasses.replace(load(None, settings, {}), listen=(), listen_tls=(), drain_timeout=1.0)
         self.agent = Agent(config, UserBook({"admin": make_user("admin", "secret", [ADMINISTRATORS])}))
         await self.agent.start(watch=False)
         self._listener = self.agent.listener()

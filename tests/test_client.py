@@ -96,6 +96,7 @@ def test_a_callbacks_exception_is_logged_and_the_consumer_goes_on(agent: Running
         proxy.sendEvent(sample("PhoneStatus").replace(b"busy", b"idle"))
         wait_for(lambda: seen == ["busy", "idle"], "the second one arrives")
         wait_for(lambda: agent.subscriptions[0].unaccepted == 1, "the first one is settled as modified")
+        wait_for(lambda: agent.agent.broker.subscriptions.totals().buried == 1, "and is a dead letter")
     assert "LookupError: my own fault" in caplog.text
     assert "raise LookupError" in caplog.text
 
@@ -262,7 +263,7 @@ def test_the_filter_is_put_back_after_a_restart_and_another_url_is_tried(tmp_pat
         wait_for(lambda: seen == ["busy"], "the first arrives")
     with RunningAgent(tmp_path, {"listen": [f"localhost:{port}"]}) as agent:
         wait_for(lambda: agent.subscriptions, "it is attached again")
-        assert agent.subscriptions[0].filters == (BUSY,)
+        assert agent.subscriptions[0].terms.filters == (BUSY,)
         proxy.sendEvent(sample("PhoneStatus").replace(b"busy", b"idle"))
         proxy.sendEvent(sample("PhoneStatus"))
         wait_for(lambda: seen == ["busy", "busy"], "the second arrives")

@@ -43,10 +43,10 @@ class Rule:
     groups: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
-    durable: tuple[str, ...] = ()
-    block: tuple[str, ...] = ()
     call: tuple[Call, ...] = ()
     administer: bool = False
+    durable: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
 
     def concerns(self, user: str, groups: Iterable[str]) -> bool:
         """Whether it is about a user with these groups."""

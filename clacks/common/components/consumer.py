@@ -28,8 +28,9 @@ class AMQPEventConsumer:
     """Calls `callback` with every event that `xquery` matches, until it is closed.
 
     The callback gets the `<Event>` element as an lxml.objectify tree. It runs on one thread of this consumer, so it may block, and call a
-    proxy. What it raises is logged, the event is settled as modified (delivery failed), and the next one follows. A lost connection is
-    opened again and the filter put back; events published in between are seen only by a durable subscription.
+    proxy. What it raises is logged, the event is settled as modified, undeliverable here (so it goes to another consumer that shares the
+    subscription, or to the dead letters), and the next one follows. A lost connection is opened again and the filter put back; events
+    published in between are seen only by a durable subscription.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class _Worker:
                 except Exception as error:
                     frames = "".join(traceback.format_tb(error.__traceback__)[1:])  # the author's, not ours
                     log.error("the callback failed with %s: %s\n%s", type(error).__name__, error, frames)
-                    outcome = Modified(failed=True)
+                    outcome = Modified(failed=True, undeliverable=True)
             self._background.loop.call_soon_threadsafe(delivery.settle, outcome)
         self._background.loop.call_soon_threadsafe(self._let_go)  # after the last outcome: a link that is gone takes none
         self.ended.set()
