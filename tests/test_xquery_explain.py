@@ -86,25 +86,87 @@ def test_a_generated_filter_reads_well() -> None:
     )
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="￾￿"), max_size=20)
+def test_a_generated_filter_keeps_what_is_together_and_says_what_is_missing() -> None:
+    event = (
+        f"<Event><Report>all <Log n='1'><L>err</L><M>a\n\tb</M></Log><Log n='2'><L>info</L><M>{'x' * 121}</M></Log>"
+        "fine<Host>a</Host><Host>b</Host></Report></Event>"
+    )
+    assert generate(etree.parse(io.BytesIO(event.encode()))).split("\n") == [
+        "/Event/Report[",
+        "  text() = 'all '",
+        "  and text() = 'fine'",
+        "  and Log[@n = '1' and L = 'err' and M = 'a&#xA;&#x9;b']",
+        "  and Log[@n = '2' and L = 'info' and M (: its text is too long to stand here :)]",
+        "  and Host = 'a'",
+        "  and Host = 'b'",
+        "]",
+    ]
+    many = generate(etree.parse(io.BytesIO(f"<Event><K>{''.join(f'<a>{n}</a>' for n in range(1000))}</K></Event>".encode())))
+    assert many.endswith("\n  (: cut off here, the event has more values :)\n]")
+    assert generate(etree.parse(io.BytesIO(b"<Event><Ping>hello</Ping></Event>"))) == "/Event/Ping[\n  . = 'hello'\n]"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(st.randoms(use_true_random=False), st.lists(TEXT, min_size=1, max_size=8))
-def test_a_generated_filter_matches_its_event(chance: random.Random, texts: list[str]) -> None:
-    root = etree.Element("{http://www.gonicus.de/Events}Event")
-    open_elements = [etree.SubElement(root, f"{{{chance.choice(('http://www.gonicus.de/Events', 'urn:x', 'urn:y'))}}}Kind")]
+EVENTS = "http://www.gonicus.de/Events"
+TAGS = (
+    f"{{{EVENTS}}}a",
+    f"{{{EVENTS}}}a",
+    "{urn:x}b",
+    "c",
+    "for",
+    "text",
+    "{http://www.w3.org/2001/XMLSchema}d",
+    "\u2170x",
+    "a\u00b7b",
+)
+ODD = ("", "'", '"', "&", "&amp;", "<", "]]>", "\r\n", "\n", "\t", " ", "{", "(:", ":)", "\x85", "\u2028", "\x9b", "\U0001f600", "x" * 130)
+TEXT = st.builds(
+    str.__add__,
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="￾￿"), max_size=10),
+    st.sampled_from(ODD),
+)
+
+
+def strange(chance: random.Random, texts: list[str]) -> etree._ElementTree:
+    """An event with these texts in elements, attributes, mixed content, comments, CDATA and processing instructions."""
+    root = etree.Element(f"{{{EVENTS}}}Event")
+    open_elements = [etree.SubElement(root, chance.choice((f"{{{EVENTS}}}Kind", "{urn:y}Kind", "Kind")))]
     for text in texts:
         parent = chance.choice(open_elements)
-        if chance.random() < 0.3:
-            parent.set(chance.choice(("a", "{urn:x}b")), text + chance.choice(("", "\n", "\r", "\t")))
-            continue
-        child = etree.SubElement(parent, chance.choice(("{http://www.gonicus.de/Events}a", "{urn:x}b", "c", "for")))
-        child.text = text + chance.choice(("", "'", '"', "&", "<", "]]>", "\r\n", "{", "(:"))
-        if chance.random() < 0.4:
-            open_elements.append(child)
-    document = etree.parse(io.BytesIO(etree.tostring(root)))
-    compiled = compile_filter(generate(document))
+        what = chance.random()
+        if what < 0.25:
+            parent.set(chance.choice(("a", "{urn:x}b", "{http://www.w3.org/XML/1998/namespace}lang")), text)
+        elif what < 0.35:
+            parent.append(etree.Comment("c") if chance.random() < 0.5 else etree.ProcessingInstruction("a", "b"))
+            parent[-1].tail = text
+        elif what < 0.4 and not len(parent):
+            parent.text = etree.CDATA(text.replace("]]>", ""))
+        else:
+            child = etree.SubElement(parent, chance.choice(TAGS))
+            child.text = text
+            child.tail = chance.choice((None, "\n", text))
+            if chance.random() < 0.5:
+                open_elements.append(child)
+    return etree.parse(io.BytesIO(etree.tostring(root, encoding="utf-8")))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.randoms(use_true_random=False), st.lists(TEXT, max_size=30))
+def test_a_generated_filter_matches_its_event(chance: random.Random, texts: list[str]) -> None:
+    document = strange(chance, texts)
+    text = generate(document)
+    compiled = compile_filter(text)
     assert compiled.cost == "cheap"
     assert compiled.matches(document)
     assert compiled.explain(document).matches
+    assert all(line.startswith(("declare ", "/", "  ", "]")) for line in text.splitlines())
+
+
+def test_events_too_strange_for_every_value() -> None:
+    deep = "<b>" * 240 + "x" + "</b>" * 240
+    wide = "".join(f"<n{n}:b xmlns:n{n}='urn:{n}'>x</n{n}:b>" for n in range(5000))
+    name = "n" * 40_000
+    for inside in (deep, wide, f"<{name}/>", "<b><c>" * 100 + "</c><d/></b><b><c/></b>" * 100):
+        document = etree.parse(io.BytesIO(f"<Event><Kind>{inside}</Kind></Event>".encode()))
+        text = generate(document)
+        assert compile_filter(text).cost == "cheap"
+        assert compile_filter(text).matches(document)
