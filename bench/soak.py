@@ -166,11 +166,12 @@ class Publisher:
 
 @dataclass
 class Row:
-    """One look at the agent: events so far and a second since the last look, MiB of the agent and its sandboxes, and a bystander's
-    latency in milliseconds."""
+    """One look at the agent: events so far; since the last look events a second and microseconds of the agent's CPU for each, which other
+    work on the machine leaves alone; MiB of the agent and of its sandboxes; a bystander's latency in milliseconds."""
 
     events: int
     rate: float
+    cpu: float
     memory: float
     sandboxes: float
     p50: float = float("nan")
@@ -209,19 +210,20 @@ class Soak:
             self.publishers.append(Publisher(link, number, self._share))
         beside = [asyncio.create_task(work) for work in (self._churn(), self._reconnect(), self._command())]
         publishing = asyncio.create_task(self._publish())
-        at, since = 0, time.monotonic()
+        at, since, used = 0, time.monotonic(), self._server.cpu
         for look in range(1, looks + 1):
             while self.sent < PUBLISHERS * self._share * look // looks and not publishing.done():
                 await asyncio.sleep(0.02)
             if self.sent == at:
                 continue  # passed while the bystander was timed
-            row = Row(self.sent, (self.sent - at) / (time.monotonic() - since), self._server.memory / 2**20, sandboxes(self._server))
-            at, since = self.sent, time.monotonic()
+            events, seconds, cpu = self.sent - at, time.monotonic() - since, (self._server.cpu - used) * 1e6
+            at, since, used = self.sent, time.monotonic(), self._server.cpu
+            row = Row(at, events / seconds, cpu / events, self._server.memory / 2**20, sandboxes(self._server))
             self.rows.append(row)
             if look in (1, (looks + 1) // 2, looks - 1):
                 row.p50, row.p99 = await asyncio.to_thread(bystander)
             print(
-                f"{row.events:>10} events {row.rate:8.0f}/s  {row.memory:7.1f} MiB + {row.sandboxes:5.1f}"
+                f"{row.events:>10} events {row.rate:8.0f}/s {row.cpu:6.0f} us  {row.memory:7.1f} MiB + {row.sandboxes:5.1f}"
                 f"  p50 {row.p50:6.2f} p99 {row.p99:6.2f} ms", file=sys.stderr, flush=True,
             )  # fmt: skip
         await publishing
