@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A filter to be edited by hand: nobody reads more clauses, and longer values are tested for being there only. Fewer clauses are tried where
 # so many make no cheap filter, as in an event whose paths are long.
-MAX_CLAUSES: Final = (60, 30, 15, 7, 3, 1, 0)
+MAX_CLAUSES: Final = (60, 45, 30, 22, 15, 11, 7, 5, 3, 2, 1, 0)
 MAX_VALUE: Final = 120
 # What stands in one line: the clauses of one repeated element, and how deep such elements are in each other.
 MAX_TOGETHER: Final = 12
