@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from brokers import RabbitMQ, Unavailable
 from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
@@ -186,3 +187,17 @@ def shared_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAg
     """One agent for the tests that leave it as they found it."""
     with RunningAgent(tmp_path_factory.mktemp("state")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """One RabbitMQ for all who ask for it; a test's names are its own. Where it cannot be had they are skipped; with CI=true they fail."""
+    try:
+        broker = RabbitMQ()
+    except Unavailable as error:
+        sentence = f"RabbitMQ cannot be tested: {error}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    with broker:
+        yield broker

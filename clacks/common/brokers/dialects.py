@@ -1,0 +1,190 @@
+"""What differs between the AMQP 1.0 brokers that a domain can run on, in one table, and how a broker is told from its open frame.
+
+Pure values: nothing here connects or declares. RabbitMQ's row is what was seen on 4.0.5 and 4.3.6, that of ActiveMQ what was seen on 5.17;
+those of Artemis and qpidd follow their documents and sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+from urllib.parse import quote
+
+from ...amqp import Terminus
+from ..errors import ClacksError
+
+Version = tuple[int, ...]
+
+
+class Declares(Enum):
+    """How a queue comes to be."""
+
+    MANAGEMENT = "by a request to /management"
+    ATTACH = "when a link to it is attached"
+
+
+class Feature(Enum):
+    """What only some brokers, or only some of their versions, can do."""
+
+    STREAMS = "queues that are read again and again, from any offset"
+    ACTIVE_CONSUMER = "one active consumer at a time, the one with the highest priority; the next follows when it goes"
+    COPIES = "one message into several queues with one settlement (annotation x-cc)"
+    DYNAMIC_REPLIES = "a dynamic source for replies"
+    CREDIT = "no delivery without credit from any kind of queue"
+    LINK_ERRORS = "a refused link leaves the others of its session alone, unless for want of permission"
+
+
+ALWAYS: Final[Version] = (0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of broker.
+
+    `product` is that of its open's properties, `oldest` the first version that will do. `queue` and `exchange` are addresses with {name}
+    and {key}; an exchange is what copies a message into several queues: an exchange of RabbitMQ or qpidd, a topic of the others. Where the
+    key has no place in the address, it is the message's subject. `escapes`: names are percent-encoded; otherwise they are limited to
+    `names`. Limits are None where the broker has none of its own or tells them in its attach; sizes are in bytes. A feature that is not in
+    `since` is one that it has not, or that nobody has looked for.
+    """
+
+    name: str
+    product: str
+    oldest: Version
+    queue: str
+    exchange: str
+    declares: Declares
+    escapes: bool = False
+    names: str = r"[A-Za-z0-9._-]+"
+    queue_capabilities: tuple[str, ...] = ()
+    exchange_capabilities: tuple[str, ...] = ()
+    links_per_session: int | None = None
+    sessions: int | None = None
+    message_size: int | None = None
+    checks_user_id: bool = False
+    since: Mapping[Feature, Version] = field(default_factory=dict)
+
+
+# Without escapes, names are limited to what means nothing in an address: ActiveMQ takes `>`, `*`, `,` and `?`, Artemis `#`, `*` and `::`,
+# qpidd `/` and `;` for something else.
+DIALECTS: Final = (
+    Dialect(
+        "RabbitMQ",
+        product="RabbitMQ",
+        oldest=(4,),  # 3 has AMQP 1.0 as a plug-in: no management, and exchange subscriptions that leak a queue each
+        queue="/queues/{name}",
+        exchange="/exchanges/{name}/{key}",
+        declares=Declares.MANAGEMENT,
+        escapes=True,
+        links_per_session=256,
+        sessions=64,
+        message_size=16 * 1024 * 1024,
+        checks_user_id=True,
+        since={
+            Feature.STREAMS: ALWAYS,
+            Feature.ACTIVE_CONSUMER: ALWAYS,
+            Feature.COPIES: (4, 1),
+            # These three are missing in 4.0.5 and there in 4.3.6; what lies between was not looked at.
+            Feature.DYNAMIC_REPLIES: (4, 3),
+            Feature.CREDIT: (4, 3),
+            Feature.LINK_ERRORS: (4, 3),
+        },
+    ),
+    Dialect(
+        "ActiveMQ",
+        product="ActiveMQ",
+        oldest=(5, 14),
+        queue="queue://{name}",
+        exchange="topic://{name}",
+        declares=Declares.ATTACH,
+        since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
+    ),
+    Dialect(
+        "Artemis",
+        product="apache-activemq-artemis",
+        oldest=(2,),
+        queue="{name}",
+        exchange="{name}",
+        declares=Declares.ATTACH,
+        queue_capabilities=("queue",),
+        exchange_capabilities=("topic",),
+        since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
+    ),
+    Dialect(
+        "qpidd",
+        product="qpid-cpp",
+        oldest=(1,),
+        queue="{name}",
+        exchange="{name}",
+        declares=Declares.ATTACH,
+        queue_capabilities=("create-on-demand",),
+        checks_user_id=True,
+        since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The broker at the other end of a connection."""
+
+    dialect: Dialect
+    version: Version
+
+    def __str__(self) -> str:
+        return f"{self.dialect.name} {'.'.join(map(str, self.version))}"
+
+    def has(self, feature: Feature) -> bool:
+        since = self.dialect.since.get(feature)
+        return since is not None and self.version >= since
+
+    def queue(self, name: str) -> Terminus:
+        """A queue as source or as target. Raises ClacksError if its name cannot be written in an address."""
+        return Terminus(self._address(self.dialect.queue, name), capabilities=self.dialect.queue_capabilities)
+
+    def exchange(self, name: str, key: str = "") -> Terminus:
+        """An exchange or topic as a target. Raises ClacksError if its name cannot be written in an address."""
+        return Terminus(self._address(self.dialect.exchange, name, key).rstrip("/"), capabilities=self.dialect.exchange_capabilities)
+
+    def _address(self, form: str, name: str, key: str = "") -> str:
+        if not self.dialect.escapes and not re.fullmatch(self.dialect.names, name):
+            raise ClacksError(
+                "config-invalid", source=f"the name {name!r}", reason=f"it means something else in an address of {self.dialect.name}",
+                hint="Use letters, digits, '.', '-' and '_'.",
+            )  # fmt: skip
+        return form.format(name=escaped(name), key=escaped(key)) if self.dialect.escapes else form.format(name=name)
+
+
+def escaped(name: str) -> str:
+    """A name as a part of an address or path of RabbitMQ: everything is percent-encoded but letters, digits, '-', '.', '_' and '~'."""
+    return quote(name, safe="")
+
+
+def recognise(properties: Mapping[str, Any], url: object) -> Broker:
+    """The broker that announces these properties in its open frame (2.7.1); `url` is how an error calls it.
+
+    Raises ClacksError if it is none of the table, or too old."""
+    product, told = str(properties.get("product", "")), str(properties.get("version", ""))
+    dialect = next((dialect for dialect in DIALECTS if dialect.product == product), None)
+    if dialect is None:
+        known = ", ".join(f"{dialect.name} {_written(dialect.oldest)}" for dialect in DIALECTS)
+        raise _unusable(
+            url,
+            f"it calls itself {product!r}, which is no broker that a domain can run on" if product else "it does not say what it is",
+            known,
+        )
+    version = tuple(map(int, re.findall(r"\d+", told.partition("-")[0])))
+    if version < dialect.oldest:
+        raise _unusable(url, f"it is {product} {told or 'of an unknown version'}", f"{dialect.name} {_written(dialect.oldest)}")
+    return Broker(dialect, version)
+
+
+def _unusable(url: object, reason: str, needed: str) -> ClacksError:
+    return ClacksError("config-invalid", source=f"the broker at {url}", reason=reason, hint=f"Use one of these, or later: {needed}.")
+
+
+def _written(version: Version) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,400 @@
+"""Brokers of others: what the table says of them, RabbitMQ's management through our own AMQP layer, and RabbitMQ as the tests run it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from brokers import ADMIN, RabbitMQ, Unavailable, rabbitmq_root
+from clacks.amqp import ACCEPTED, Condition, Connection, Credentials, Draft, Message, Options, Properties, SaslFailure, connect
+from clacks.common.brokers import DIALECTS, Broker, Feature, Management, recognise
+from clacks.common.components.url import parse_url
+from clacks.common.errors import ClacksError
+from conftest import wait_for
+from support import End, run, until
+
+RABBITMQ, ACTIVEMQ, ARTEMIS, QPIDD = DIALECTS
+
+
+# --- the table -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ({"product": "RabbitMQ", "version": "4.0.5"}, "RabbitMQ 4.0.5"),
+        ({"product": "RabbitMQ", "version": "4.1.0-beta.3"}, "RabbitMQ 4.1.0"),
+        ({"product": "ActiveMQ", "version": "5.17.6"}, "ActiveMQ 5.17.6"),
+        ({"product": "apache-activemq-artemis", "version": "2.37.0"}, "Artemis 2.37.0"),
+        ({"product": "qpid-cpp", "version": "1.39.0"}, "qpidd 1.39.0"),
+    ],
+)
+def test_a_broker_is_told_from_its_open(properties: dict[str, str], expected: str) -> None:
+    assert str(recognise(properties, "amqp://broker")) == expected
+
+
+@pytest.mark.parametrize(
+    ("properties", "sentence"),
+    [
+        ({"product": "RabbitMQ", "version": "3.13.7"}, "it is RabbitMQ 3.13.7. Use one of these, or later: RabbitMQ 4."),
+        ({"product": "RabbitMQ"}, "it is RabbitMQ of an unknown version. Use one of these, or later: RabbitMQ 4."),
+        ({"product": "Mosquitto", "version": "2"}, "it calls itself 'Mosquitto', which is no broker that a domain can run on. Use one of"),
+        ({}, "it does not say what it is. Use one of these, or later: RabbitMQ 4, ActiveMQ 5.14, Artemis 2, qpidd 1."),
+    ],
+)
+def test_a_broker_that_will_not_do_is_refused_with_what_would(properties: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ClacksError) as caught:
+        recognise(properties, "amqp://broker")
+    assert caught.value.code == "config-invalid"
+    assert str(caught.value).startswith(f"the broker at amqp://broker: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "queue", "exchange", "keyed"),
+    [
+        (RABBITMQ, "/queues/org.clacks", "/exchanges/org.clacks", "/exchanges/org.clacks/a%2Fb"),
+        (ACTIVEMQ, "queue://org.clacks", "topic://org.clacks", "topic://org.clacks"),
+        (ARTEMIS, "org.clacks", "org.clacks", "org.clacks"),
+        (QPIDD, "org.clacks", "org.clacks", "org.clacks"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_addresses(dialect: Any, queue: str, exchange: str, keyed: str) -> None:
+    broker = Broker(dialect, dialect.oldest)
+    assert broker.queue("org.clacks").address == queue
+    assert broker.exchange("org.clacks").address == exchange
+    assert broker.exchange("org.clacks", "a/b").address == keyed
+
+
+@pytest.mark.parametrize("name", ["a/b", "ä", "queue?consumer.exclusive=true", "a,b", "a>", "a::b", "", "a b"])
+def test_a_name_is_escaped_or_refused_but_never_means_something_else(name: str) -> None:
+    address = Broker(RABBITMQ, (4, 0)).queue(name).address
+    assert address is not None
+    assert address.count("/") == 2
+    assert address.isascii()
+    assert unquote(address.removeprefix("/queues/")) == name
+    for dialect in (ACTIVEMQ, ARTEMIS, QPIDD):
+        with pytest.raises(ClacksError, match="means something else"):
+            Broker(dialect, dialect.oldest).queue(name)
+
+
+def test_features_come_with_versions() -> None:
+    old, young = Broker(RABBITMQ, (4, 0, 5)), Broker(RABBITMQ, (4, 3, 6))
+    assert [feature for feature in Feature if old.has(feature)] == [Feature.STREAMS, Feature.ACTIVE_CONSUMER]
+    assert all(young.has(feature) for feature in Feature)
+    assert not Broker(ACTIVEMQ, (5, 17)).has(Feature.STREAMS)
+
+
+# --- RabbitMQ's management -------------------------------------------------------------------------------------------------------
+
+
+async def dial(url: str) -> Connection:
+    place = parse_url(url)
+    return await connect(place.host, place.port, Credentials(place.user, place.password), Options(hostname=place.host))
+
+
+@contextlib.asynccontextmanager
+async def managed(broker: RabbitMQ, user: str = ADMIN.name) -> AsyncIterator[tuple[Connection, Management]]:
+    connection = await dial(broker.url(user))
+    try:
+        yield connection, await Management.attach(connection)
+    finally:
+        connection.close()
+        await connection.wait_closed()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses, with all that an address may stumble on."""
+    return f"{request.node.name} / ä%2F?#"
+
+
+def status(caught: pytest.ExceptionInfo[ClacksError]) -> int:
+    return int(caught.value.values["status"])
+
+
+def test_it_is_recognised_over_the_wire(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        connection = await dial(rabbitmq.url())
+        broker = recognise(connection.remote_properties, rabbitmq.url())
+        assert str(broker) == f"RabbitMQ {rabbitmq.version}"
+        connection.close()
+        await connection.wait_closed()
+
+    scene()
+
+
+def test_a_queue_is_declared_described_purged_and_deleted(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (connection, management):
+            arguments = {"x-queue-type": "quorum", "x-max-length": 1000}
+            declared = await management.declare_queue(name, arguments=arguments)
+            assert (declared.name, declared.type, declared.durable, declared.messages) == (name, "quorum", True, 0)
+            assert declared.arguments == arguments
+            assert await management.declare_queue(name, arguments=arguments) == declared
+
+            sender = await connection.attach_sender(recognise(connection.remote_properties, "").queue(name))
+            sender.handler = sent = End()
+            await until(lambda: sender.sendable, "credit")
+            for _ in range(3):
+                sender.send(Draft(b"event").encode())
+            await until(lambda: len(sent.outcomes) == 3, "three outcomes")
+
+            found = await management.queue_info(name)
+            assert found is not None
+            assert (found.messages, found.consumers) == (3, 0)
+            assert await management.purge_queue(name) == 3
+            assert await management.delete_queue(name) == 0
+            assert await management.queue_info(name) is None
+            assert await management.delete_queue(name) == 0
+
+    scene()
+
+
+def test_a_queue_that_exists_otherwise_is_a_conflict_in_the_brokers_words(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (_, management):
+            await management.declare_queue(name, arguments={"x-queue-type": "quorum"})
+            with pytest.raises(ClacksError, match="inequivalent arg 'x-queue-type'") as caught:
+                await management.declare_queue(name, arguments={"x-queue-type": "classic"})
+            assert status(caught) == 409
+            assert str(caught.value).startswith(f"Declaring the queue {name!r}: the broker says: ")
+            assert str(caught.value).endswith("Delete it on the broker, or ask for it as it is.")
+            assert management.alive
+            await management.delete_queue(name)
+
+    scene()
+
+
+def test_an_exclusive_queue_goes_with_its_connection(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (_, management):
+            async with managed(rabbitmq) as (_, other):
+                made = await other.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
+                assert (made.exclusive, made.auto_delete, made.durable) == (True, True, False)
+                with pytest.raises(ClacksError, match="exclusive access"):
+                    await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
+            while await management.queue_info(name) is not None:
+                await asyncio.sleep(0.01)
+
+    scene()
+
+
+def test_bindings_route_and_go(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (connection, management):
+            await management.declare_exchange(name)
+            await management.declare_exchange(name)
+            with pytest.raises(ClacksError, match="inequivalent arg 'type'") as caught:
+                await management.declare_exchange(name, "topic")
+            assert status(caught) == 409
+            with pytest.raises(ClacksError, match="no queue"):
+                await management.bind(name, name, "key")
+            await management.declare_queue(name)
+            assert await management.bindings(name, name, "key/1") == []
+            await management.bind(name, name, "key/1")
+            await management.bind(name, name, "key/1")
+            (binding,) = await management.bindings(name, name, "key/1")
+            assert (binding.exchange, binding.queue, binding.key, binding.arguments) == (name, name, "key/1", {})
+
+            broker = recognise(connection.remote_properties, "")
+            sender = await connection.attach_sender(broker.exchange(name, "key/1"))
+            sender.handler = sent = End()
+            await until(lambda: sender.sendable, "credit")
+            sender.send(Draft(b"event", Properties(subject="ignored")).encode())
+            await until(lambda: sent.outcomes, "an outcome")
+            receiver = await connection.attach_receiver(broker.queue(name))
+            receiver.handler = got = End()
+            receiver.window = 10
+            await until(lambda: got.bodies == [b"event"], "the event")
+            receiver.close()
+
+            await management.unbind(name, name, "key/1")
+            await management.unbind(name, name, "key/1")
+            assert await management.bindings(name, name, "key/1") == []
+            await management.delete_queue(name)
+            await management.delete_exchange(name)
+            await management.delete_exchange(name)
+
+    scene()
+
+
+def test_requests_at_once_each_get_their_own_answer(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (_, management):
+            names = [f"{name}-{number}" for number in range(100)]
+            made = await asyncio.gather(*(management.declare_queue(each, durable=False, auto_delete=True) for each in names))
+            assert [queue.name for queue in made] == names
+            await asyncio.gather(*map(management.delete_queue, names))
+            assert await asyncio.gather(*map(management.queue_info, names)) == [None] * 100
+
+    scene()
+
+
+def test_without_permission_the_request_fails_and_the_links_are_gone(rabbitmq: RabbitMQ, name: str) -> None:
+    rabbitmq.add_user("limited", "pass/word@", ("^mine", "^mine", "^mine"))
+
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq, "limited") as (connection, management):
+            await management.declare_queue("mine", durable=False, auto_delete=True)
+            requests = (management.declare_queue(name), management.declare_queue(f"{name} too"))
+            for result in await asyncio.gather(*requests, return_exceptions=True):
+                assert isinstance(result, ClacksError)
+                assert result.values.get("status") == 403, str(result)
+                assert f"configure access to queue '{name}" in str(result)
+            assert not management.alive
+            with pytest.raises(ClacksError, match="configure access"):
+                await management.queue_info("mine")
+            again = await Management.attach(connection)
+            await again.delete_queue("mine")
+
+    scene()
+
+
+def test_a_broker_that_dies_fails_what_is_asked_and_comes_back_with_what_it_had(name: str, rabbitmq: RabbitMQ) -> None:
+    """`rabbitmq` is not asked; where it is left out, this is too."""
+
+    @run
+    async def scene() -> None:
+        with RabbitMQ() as broker:
+            connection = await dial(broker.url())
+            management = await Management.attach(connection)
+            await management.declare_queue(name, arguments={"x-queue-type": "quorum"})
+            sender = await connection.attach_sender(recognise(connection.remote_properties, "").queue(name))
+            sender.handler = sent = End()
+            await until(lambda: sender.sendable, "credit")
+            for number in range(50):
+                sender.send(Draft(b"%d" % number).encode())
+            await until(lambda: len(sent.outcomes) == 50, "fifty outcomes")
+            assert {outcome for _, outcome in sent.outcomes} == {ACCEPTED}
+
+            await asyncio.to_thread(broker.flush)
+            asking = asyncio.gather(*(management.queue_info(name) for _ in range(20)), return_exceptions=True)
+            broker.kill()
+            results = await asking
+            assert all(isinstance(result, ClacksError) and result.code == "connection-lost" for result in results if result)
+            with pytest.raises(ClacksError, match="connection"):
+                await management.queue_info(name)
+
+            await asyncio.to_thread(broker.start)
+            async with managed(broker) as (again, restored):
+                assert await restored.queue_info(name) is not None
+                receiver = await again.attach_receiver(recognise(again.remote_properties, "").queue(name))
+                receiver.handler = got = End()
+                receiver.window = 100
+                await until(lambda: len(got.received) == 50, "fifty messages")
+                assert got.bodies == [b"%d" % number for number in range(50)]
+
+    scene()
+
+
+def test_an_answer_that_does_not_come_is_a_time_out() -> None:
+    @run
+    async def scene() -> None:
+        link: Any = _Mute()
+        management = Management(link, link, timeout=0.05)
+        with pytest.raises(ClacksError, match=r"^Looking at the queue 'q' was not answered within 0\.05 s") as caught:
+            await management.queue_info("q")
+        assert caught.value.code == "command-timeout"
+        assert link.sent
+        management.message(link, 1, b"nonsense", True)  # nobody waits any more, and nothing breaks
+        management.message(link, 2, Draft(None, Properties(correlation_id="1", subject="200")).encode(), True)
+        link.alive = False
+        management.detached(link, Condition("amqp:resource-deleted", "gone"), closed=True)
+        with pytest.raises(ClacksError, match="gone"):
+            await management.queue_info("q")
+
+    scene()
+
+
+class _Mute:
+    """Both links at once, of a broker that takes requests and never answers."""
+
+    alive = sendable = True
+    handler: Any = None
+    window = 0
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, encoded: bytes, *, settled: bool) -> None:
+        assert settled
+        self.sent.append(Message(encoded))
+        assert self.sent[-1].properties.to == "/queues/q"
+
+
+# --- the broker as the tests run it -----------------------------------------------------------------------------------------------
+
+
+def test_nobody_gets_in_without_a_password(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        place = parse_url(rabbitmq.url())
+        wrong = (Credentials("", ""), Credentials(ADMIN.name, "wrong"), Credentials("guest", "guest"))
+        attempts = (connect(place.host, place.port, credentials) for credentials in wrong)  # each costs three seconds
+        for result in await asyncio.gather(*attempts, return_exceptions=True):
+            assert isinstance(result, SaslFailure)
+
+    scene()
+
+
+def test_it_listens_on_loopback_only_and_leaves_nothing_behind(rabbitmq: RabbitMQ) -> None:
+    with RabbitMQ() as broker:
+        processes = [process.pid for process in broker._processes]
+        folder = broker._folder
+        inodes = {os.readlink(link) for pid in processes for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+        sockets = {inode.removeprefix("socket:[").removesuffix("]") for inode in inodes if inode.startswith("socket:")}
+        lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        hosts = {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
+        assert hosts
+        assert hosts <= {"0100007F", "00000000000000000000000001000000"}
+    assert not folder.exists()
+    for pid in processes:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_it_dies_with_the_process_that_started_it(rabbitmq: RabbitMQ) -> None:
+    script = "import os, signal, brokers; b = brokers.RabbitMQ(); b.start(); print(b.pid, flush=True); signal.pause()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    wait_for(lambda: not _running(pid), "the broker is gone")
+
+
+def _running(pid: int) -> bool:
+    """A process that nobody has waited for yet is a zombie, and runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_start_that_fails_shows_the_log(rabbitmq: RabbitMQ) -> None:
+    with pytest.raises(RuntimeError, match="no_such_setting"), RabbitMQ(settings={"no_such_setting": 1}):
+        pytest.fail("it started")
+
+
+def test_where_it_cannot_be_had_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLACKS_TESTS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"^there is no apt-get"):
+        rabbitmq_root()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
