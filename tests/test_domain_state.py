@@ -774,6 +774,15 @@ def test_the_later_incarnation_wins() -> None:
     assert not domain.heartbeat_due(9.0)
 
 
+def test_a_record_that_is_stored_again_brings_nothing_back() -> None:
+    log = Log()
+    record = Subscribed(log.by(), "1", "u", "q")
+    log.add(record)
+    log.add(Unsubscribed(log.by(), "1"))
+    assert log.add(record) == [Ignored(record.by, "repeated")]
+    assert len(log.state.subscriptions) == 0
+
+
 @given(st.lists(st.integers(1, 40)), st.integers(0, 5))
 def test_a_number_is_taken_once(numbers: list[int], far: int) -> None:
     writer = Writer(1)
@@ -865,6 +874,56 @@ def test_a_subscription_waits_for_an_agent_that_hangs_no_longer_than_a_lease() -
         alone.write(Announced(alone.domains["b"].by(), offset - 1))
         assert not one.reached(offset, now)
     assert one.reached(offset, 6.0)
+
+
+def test_a_subscription_waits_for_the_process_that_a_later_one_has_superseded() -> None:
+    """The old one may not have read of it, and takes events until its lease ends."""
+    alone = Alone("a", "b")
+    old = alone.domains.pop("b")
+    again = alone.domains["again"] = Domain("b", 99, SMALL)
+    for offset, record in enumerate(alone.log):
+        again.apply(offset, record, 0.0)
+    alone.now = 1.0
+    alone.beat("again")
+    alone.write(Subscribed(alone.domains["a"].by(), "1", "u", "q"))
+    offset = len(alone.log) - 1
+    alone.beat("again")
+    assert old.may_take(5.8)
+    assert not alone.domains["a"].reached(offset, 5.8)
+    assert not old.may_take(6.0)
+    assert alone.domains["a"].reached(offset, 6.0)
+
+
+def test_an_agent_that_has_joined_waits_for_those_that_it_knows_from_the_snapshot() -> None:
+    alone = Alone("a", "b")
+    old = alone.domains.pop("b")
+    late = Domain("c", 9, SMALL)
+    start = len(alone.log)
+    for part in alone.domains["a"].snapshot():
+        alone.write(part)
+    alone.now = 3.0
+    alone.write(late.heartbeat(3.0, 0.0, 0.0, 2, METHODS))
+    for offset in range(start, len(alone.log)):
+        late.apply(offset, alone.log[offset], 3.0)
+    alone.domains["c"] = late
+    alone.write(Subscribed(late.by(), "1", "u", "q"))
+    alone.beat("a")
+    assert late.may_take(3.0)
+    assert old.may_take(5.8)
+    assert not late.reached(len(alone.log) - 2, 5.8)
+    assert late.reached(len(alone.log) - 2, 9.0)
+
+
+def test_an_agent_that_leaves_or_is_superseded_takes_nothing_more() -> None:
+    alone = Alone("a", "b")
+    leaving, doubled = alone.domains["a"], alone.domains["b"]
+    assert leaving.may_take(1.0)
+    goodbye = leaving.leave()
+    assert not leaving.may_take(1.0)
+    assert alone.write(goodbye)["b"] == [NodeLeft("a", 1, "left")]
+    assert doubled.may_take(1.0)
+    alone.write(Announced(By("b", 99, 1), -1))
+    assert not doubled.may_take(1.0)
 
 
 def test_a_joining_agent_asks_for_what_the_log_does_not_hold() -> None:

@@ -269,7 +269,7 @@ class Domain:
         return Left(self.by(), self.node, self.incarnation)
 
     def tick(self, now: float) -> list[Record]:
-        """What is to be decided; call it some times a second. It takes 3 ms at most."""
+        """What is to be decided; call it four times a second. It takes 5 ms at most."""
         if self.stopped:
             return []
         state, timing = self._state, self.timing

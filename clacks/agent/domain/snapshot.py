@@ -18,7 +18,7 @@ from .subscriptions import Subscription
 
 
 def rows_of(state: State) -> tuple[int, list[str], list[Subscription]]:
-    """The state at this moment: its base, the lines of writers and members, and its subscriptions (10 ms for a million)."""
+    """The state at this moment: its base, the lines of writers and members, and its subscriptions (20 ms for a million)."""
     writers = [_line("writer", node, one.incarnation, one.last, hex(one.window), one.heard) for node, one in state.writers.by_node.items()]
     members = [_line("member", *member.row()) for member in state.members.values()]
     return state.applied, [*writers, *members], list(state.subscriptions)

@@ -54,7 +54,7 @@ class State:
         return handler(offset, record) if handler is not None else []
 
     def digest(self) -> str:
-        """The same for the same state. Takes a second for a million subscriptions: for tests and for the search for a fault."""
+        """The same for the same state. Takes some seconds for a million subscriptions: for tests and for the search for a fault."""
         total = blake2b(digest_size=16)
         for part in self.rows():
             total.update(json.dumps(part, sort_keys=True).encode())

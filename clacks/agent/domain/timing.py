@@ -34,11 +34,11 @@ class Timing:
     drift: float = 0.01
     # An agent that has applied a subscription says so this soon, so that `subscribe` takes a moment and not an interval.
     hurry: float = 0.05
-    # A part is decoded at once: 250 kB take 2 ms, and the loop has 5.
-    part_bytes: int = 250_000
+    # A part is made at once and read at once: 100 kB take 2 ms either way, and the loop has 5.
+    part_bytes: int = 100_000
     # Where subscriptions are few, the log between two snapshots is heartbeats: 16 MB are a day of one agent, and read in a second.
     snapshot_floor: int = 16_000_000
-    # What the stream is declared with (x-max-length-bytes, x-stream-max-segment-size-bytes). A million subscriptions are about 300 MB.
+    # What the stream is declared with (x-max-length-bytes, x-stream-max-segment-size-bytes). A million subscriptions are 200 to 300 MB.
     retention: int = 2_000_000_000
     segment: int = 50_000_000
 
