@@ -126,14 +126,17 @@ def _run(command: list[str], folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """A user of the broker: regular expressions of the names that may be configured, written and read."""
+    """A user of the broker: regular expressions of the names that may be configured, written and read; an `impersonator` may set the
+    user-id of others, as an agent does that delivers their events."""
 
     name: str
     password: str
     permissions: tuple[str, str, str] = ALL
+    impersonator: bool = False
 
 
 ADMIN: Final = Account("admin", "secret")
+AGENT: Final = Account("clacks-agent", "secret", impersonator=True)
 
 
 class RabbitMQ:
@@ -142,7 +145,9 @@ class RabbitMQ:
     `kill` and `restart` are those of a crash: nothing is said to anybody, what was on disk comes back.
     """
 
-    def __init__(self, suite: str = SUITE, accounts: tuple[Account, ...] = (ADMIN,), settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, suite: str = SUITE, accounts: tuple[Account, ...] = (ADMIN, AGENT), settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._root = rabbitmq_root(suite)
         self._accounts = {account.name: account for account in accounts}
         self._settings = dict(settings or {})
@@ -317,7 +322,7 @@ class RabbitMQ:
                     "name": account.name,
                     "password_hash": _password_hash(account.password),
                     "hashing_algorithm": "rabbit_password_hashing_sha256",
-                    "tags": [],
+                    "tags": ["impersonator"] if account.impersonator else [],
                 }
                 for account in accounts
             ],

@@ -82,9 +82,10 @@ class Rights:
 class Access:
     """All rules, and who there is. Never changes."""
 
-    def __init__(self, rules: Sequence[Rule] = (), members: Mapping[str, frozenset[str]] = _NOBODY) -> None:
-        """`members` are all users with their groups: whoever is not among them may do nothing."""
-        self._rules, self._members = tuple(rules), members
+    def __init__(self, rules: Sequence[Rule] = (), members: Mapping[str, frozenset[str]] = _NOBODY, *, elsewhere: bool = False) -> None:
+        """`members` are all users with their groups: whoever is not among them may do nothing, unless users are authenticated `elsewhere`;
+        then the others are in no group."""
+        self._rules, self._members, self._anybody = tuple(rules), members, elsewhere
         self._rights: dict[str, Rights] = {}
         self._alike: dict[tuple[int, ...], Rights] = {}  # by the numbers of the rules that make them: most users are like others
         self._places: dict[tuple[str, str], list[int]] = {}
@@ -98,7 +99,7 @@ class Access:
 
     def has(self, user: str) -> bool:
         """Whether there is such a user."""
-        return user in self._members
+        return self._anybody or user in self._members
 
     def rights(self, user: str) -> Rights:
         found = self._rights.get(user)
@@ -111,7 +112,7 @@ class Access:
     def _rights_of(self, user: str) -> Rights:
         if user.startswith(NODE):
             return Rights([EVERYTHING])
-        groups = self._members.get(user)
+        groups = self._members.get(user, frozenset() if self._anybody else None)
         if groups is None:
             return Rights([])
         numbers = {number for place in (("user", user), *(("group", name) for name in groups)) for number in self._places.get(place, ())}

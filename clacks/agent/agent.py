@@ -22,12 +22,16 @@ from ..xquery import FilterError
 from .access import Access, Rule
 from .broker.catalogue import Catalogue, described
 from .broker.embedded import EmbeddedBroker
+from .broker.external import ExternalBroker
+from .broker.external.catalogue import DomainCatalogue
+from .broker.external.control import now
+from .broker.external.subscription import DomainSubscription
 from .broker.subscription import Subscription
 from .bus import Bus
 from .certificates import server_context
 from .command import CommandRegistry
 from .config import Config
-from .node import Node
+from .node import WORKERS, Node
 from .rules import read_rules
 from .users import UserBook, read_users
 
@@ -52,11 +56,17 @@ class Agent:
         self.schemas = SchemaRegistry(config.schemas)
         self._given_users = users is not None
         self._rules = tuple(rules) if self._given_users else read_rules(config.access_file)
-        access = Access(self._rules, self.users.members())
-        self.bus = Bus(self.schemas, config.limits, access=access, on_filter_error=self._filter_failed)
+        self.bus = Bus(self.schemas, config.limits, access=self._access(), on_filter_error=self._filter_failed)
         self.commands = CommandRegistry(config.node_id)
-        self.broker = EmbeddedBroker(config, self.bus, self.commands)
-        self.catalogue = Catalogue(self.broker.subscriptions, self.bus)
+        self.broker: EmbeddedBroker | ExternalBroker
+        self.catalogue: Catalogue | DomainCatalogue
+        if config.broker_url:
+            self.broker = ExternalBroker(config, self.bus, self.commands, self._vitals)
+            self.broker.on_superseded = self.stop
+            self.catalogue = DomainCatalogue(self.broker)
+        else:
+            self.broker = EmbeddedBroker(config, self.bus, self.commands)
+            self.catalogue = Catalogue(self.broker.subscriptions, self.bus)
         self.node = Node(config.node_id, self.broker.intake, self.commands, config.status_interval)
         self.gate = Gate(config.gate, _refused)
         self.listeners: list[tuple[str, Listener]] = []
@@ -78,7 +88,21 @@ class Agent:
 
             self.metrics = Endpoint(config.metrics_listen, self)
             log.info("metrics", extra={"url": f"{self.metrics.url}/metrics"})
-        tls = None
+        if isinstance(self.broker, ExternalBroker):
+            urls = await self.broker.start()
+        else:
+            await self._listen(self.broker)
+            urls = [url for url, _ in self.listeners]
+        self.node.start()
+        if watch:
+            with contextlib.suppress(OSError):  # then there is nothing to watch, and `clacks user` says what is wrong
+                config.users_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        log.info("started", extra={"node": self.node_id, "version": __version__, "listeners": " ".join(urls)})
+        return urls
+
+    async def _listen(self, broker: EmbeddedBroker) -> None:
+        config, tls = self.config, None
         if config.listen_tls:
             names = tuple(name for place in config.listen_tls for name in _names_of(place.rpartition(":")[0].strip("[]")))
             tls = server_context(config.tls_certificate, config.tls_key, config.state_dir, names, config.tls_client_ca)
@@ -87,7 +111,7 @@ class Agent:
             host, _, port = place.rpartition(":")
             host = host.strip("[]")
             try:
-                listener = await serve(host, int(port), self.broker, self.users, self._options(), context, self.gate)
+                listener = await serve(host, int(port), broker, self.users, self._options(), context, self.gate)
             except OSError as error:
                 self._stop_listening()
                 raise ClacksError(
@@ -96,17 +120,10 @@ class Agent:
                 ) from error  # fmt: skip
             shown = f"[{host}]" if ":" in host else host
             self.listeners.append((f"{scheme}://{shown}:{listener.address[1]}/{config.domain}", listener))
-        self.node.start()
-        if watch:
-            with contextlib.suppress(OSError):  # then there is nothing to watch, and `clacks user` says what is wrong
-                config.users_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._watcher = asyncio.get_running_loop().create_task(self._watch())
-        urls = [url for url, _ in self.listeners]
-        log.info("started", extra={"node": self.node_id, "version": __version__, "listeners": " ".join(urls)})
-        return urls
 
     def listener(self) -> Listener:
         """A listener without a socket: whoever has a transport of another kind lets connections in through its `accept`."""
+        assert isinstance(self.broker, EmbeddedBroker)
         listener = Listener(self._options(), self.broker, self.users, self.gate)
         self.listeners.append(("memory", listener))
         return listener
@@ -172,8 +189,14 @@ class Agent:
     def _permit(self) -> None:
         """Put the users and the rules in force, for those who are here already too. A password that has changed disconnects nobody:
         it is asked for at the next connection."""
-        self.bus.access = Access(self._rules, self.users.members())
+        self.bus.access = self._access()
         self.broker.permissions_changed()
+
+    def _access(self) -> Access:
+        return Access(self._rules, self.users.members(), elsewhere=bool(self.config.broker_url))
+
+    def _vitals(self) -> tuple[float, float, int]:
+        return self.node.load, self.node.latency, WORKERS
 
     async def _watch(self) -> None:
         """See changes of schemas, users and rules without being told."""
@@ -200,14 +223,21 @@ class Agent:
             log.warning("schema refused", extra={"code": problem.code, "reason": str(problem)})
 
     def _filter_failed(self, key: Any, error: FilterError) -> None:
-        if isinstance(key, Subscription):
+        if isinstance(key, Subscription | DomainSubscription):
             key.filter_errors += 1
             log.debug("filter failed", extra={"user": key.user, "subscription": key.terms.name, "reason": str(error)})
 
     # --- command.Services ---
 
     def nodes(self) -> dict[str, dict[str, Any]]:
+        if isinstance(self.broker, ExternalBroker):
+            return self.broker.control.domain.nodes(now())
         return {self.node_id: self.node.as_json()}
+
+    def methods(self, target: str) -> dict[str, dict[str, Any]]:
+        if isinstance(self.broker, ExternalBroker):
+            return self.broker.control.domain.methods(target, now())
+        return {name: method.described() for name, method in self.commands.methods.items() if method.target == target}
 
     def events(self, schemas: Sequence[EventSchema]) -> list[dict[str, Any]]:
         """Slow the first time after a change: xmlschema reads every file. For a worker."""

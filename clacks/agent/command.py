@@ -40,6 +40,17 @@ class Method:
     def parameters(self) -> list[str]:
         return list(self.signature.parameters)
 
+    def described(self) -> dict[str, Any]:
+        """What getMethods shows of it."""
+        return {
+            "path": self.call.__name__,
+            "target": self.target,
+            "signature": self.parameters,
+            "type": str(self.mark.type),
+            "queueRequired": self.mark.needs_queue,
+            "doc": self.mark.documentation,
+        }
+
 
 class Catalogue(Protocol):
     """The durable and shared subscriptions by name. `owner` is the user whose they are; only an administrator may name another one."""
@@ -60,6 +71,8 @@ class Services(Protocol):
     bus: Bus
 
     def nodes(self) -> dict[str, dict[str, Any]]: ...
+
+    def methods(self, target: str) -> dict[str, dict[str, Any]]: ...
 
     def events(self, schemas: Sequence[EventSchema]) -> list[dict[str, Any]]:
         """Slow: called in a worker."""
@@ -144,28 +157,18 @@ class CommandRegistry:
 
     # --- the commands every agent serves ---
 
-    @Command(needs_user=True, needs_queue=True)
+    @Command(needs_user=True, needs_queue=True, idempotent=True)
     def getMethods(self, user: str, target: str, queue: str | None = None, locale: str | None = None) -> dict[str, dict[str, Any]]:
-        """The commands that you may call, served from a target (by default the one asked), by name."""
-        return {
-            name: {
-                "path": name,
-                "target": method.target,
-                "signature": method.parameters,
-                "type": str(method.mark.type),
-                "queueRequired": method.mark.needs_queue,
-                "doc": method.mark.documentation,
-            }
-            for name, method in sorted(self._methods.items())
-            if method.target == (queue or target) and self._may_call(user, method.target, name)
-        }
+        """The commands that you may call, served from a target (by default the one asked) by any agent of the domain, by name."""
+        place = queue or target
+        return {name: described for name, described in sorted(self._agent.methods(place).items()) if self._may_call(user, place, name)}
 
-    @Command()
+    @Command(idempotent=True)
     def getNodes(self) -> dict[str, dict[str, Any]]:
         """The agents of the domain by node id, with load, latency (seconds) and workers."""
         return self._agent.nodes()
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     def getSessionUser(self, user: str) -> str:
         """The name you are authenticated by."""
         return user
@@ -194,29 +197,29 @@ class CommandRegistry:
         await answer
         return True
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     async def getEvents(self, user: str) -> list[dict[str, Any]]:
         """Every event that you may publish or subscribe to, with its documentation and fields."""
         agent = self._agent
         # xmlschema takes 0.2 s for the first one of a kind
         return await asyncio.to_thread(agent.events, list(agent.bus.visible(user)))
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     def getSchema(self, user: str, name: str) -> str:
         """The XML schema of an event."""
         return self._agent.bus.schema(user, str(name), "command getSchema").source
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     def getStatus(self, user: str) -> dict[str, Any]:
         """What this agent is doing, for administrators: counters, subscriptions, connections; what you have of these, for others."""
         return self._agent.status(user)
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     def getSubscriptions(self, user: str) -> list[dict[str, Any]]:
         """Your durable and shared subscriptions, and your dead letters; everybody's, for administrators."""
         return self._agent.catalogue.all(user)
 
-    @Command(needs_user=True)
+    @Command(needs_user=True, idempotent=True)
     def getSubscription(self, user: str, name: str, owner: str | None = None) -> dict[str, Any]:
         """One durable or shared subscription, with its terms and counters."""
         return self._agent.catalogue.show(user, str(name), owner)

@@ -157,6 +157,14 @@ SETTINGS: Final = (
         "Users, certificates, durable subscriptions. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/clacks.",
         "path",
     ),
+    Setting(
+        "broker.url",
+        _list_of(_text),
+        (),
+        "URLs of an AMQP 1.0 broker (RabbitMQ 4), with user and password: then this agent is one of a domain on it, and listens nowhere.",
+        "list of URLs",
+    ),
+    Setting("broker.ingress", _count(1, 64), 4, "Ingress queues of the domain: 1 is strict order, more are more agents at work.", "number"),
     Setting("schemas", _list_of(_path), (), "Folders with event schemas, besides those installed with Clacks.", "list of paths"),
     Setting("users_file", _path, None, "The users and their SCRAM verifiers. Default: users.toml in state_dir.", "path"),
     Setting(
@@ -280,6 +288,8 @@ class Config:
     listen: tuple[str, ...]
     listen_tls: tuple[str, ...]
     state_dir: Path
+    broker_url: tuple[str, ...]
+    broker_ingress: int
     schemas: tuple[Path, ...]
     users_file: Path
     access_file: Path
@@ -359,7 +369,7 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, envir
         raise ClacksError(
             "config-invalid", source=str(path or "CLACKS_TLS_*"), reason="one of tls.certificate and tls.key is missing", hint="Set both."
         )
-    if not chosen["listen"] and not chosen["listen_tls"]:
+    if not chosen["listen"] and not chosen["listen_tls"] and not chosen["broker.url"]:
         raise ClacksError("config-invalid", source=str(path or "listen"), reason="nothing to listen on", hint="Set listen or listen_tls.")
     return Config(**{_BY_NAME[name].attribute: value for name, value in chosen.items()})
 

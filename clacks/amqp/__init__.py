@@ -18,6 +18,6 @@ from .terminus import Terminus
 __all__ = [
     "ACCEPTED", "RELEASED", "AmqpError", "Authenticator", "CodecError", "Condition", "Connection", "ConnectionHandler", "Credentials",
     "Described", "Draft", "Gate", "GateLimits", "Header", "Int", "Link", "LinkGone", "LinkHandler", "Listener", "Message", "Modified",
-    "Options", "Outcome", "Properties", "Receiver", "Rejected", "SaslFailure", "ScramVerifier", "Sender", "Symbol", "SymbolArray", "Terminus",
-    "Timestamp", "UInt", "ULong", "annotate", "connect", "is_loopback", "make_verifier", "serve",
+    "Options", "Outcome", "Properties", "Receiver", "Rejected", "SaslFailure", "ScramVerifier", "Sender", "Symbol", "SymbolArray",
+    "Terminus", "Timestamp", "UInt", "ULong", "annotate", "connect", "is_loopback", "make_verifier", "serve",
 ]  # fmt: skip

@@ -478,10 +478,12 @@ class Connection(asyncio.Protocol):
     def _session_remote_close(self, event: Any) -> None:
         session = lib.pn_event_session(event)
         condition = read_condition(lib.pn_session_remote_condition(session))
+        others = Condition("amqp:session:errant-link", f"its session ended because of another link: {condition}")
         for pointer, link in list(self._links.items()):
             if lib.pn_link_session(pointer) == session:
                 del self._links[pointer]
-                link.on_remote_end(condition, closed=False)
+                attached = link.attached is not None and link.attached.done() and self._own_sessions.get(session, 0) <= LINKS_PER_SESSION
+                link.on_remote_end(others if attached else condition, closed=False)
                 link.release()
         self._own_sessions.pop(session, None)
         self._sessions.discard(session)

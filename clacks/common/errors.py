@@ -90,6 +90,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 401),
     ("user-id-forged", "The message's user-id is {found!r}, but the connection is authenticated as {user!r}. Leave user-id out.",
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),
+    ("user-id-missing", "The message has no user-id. Set it to the name you are authenticated by: on a broker, that alone says who sends.",
+     "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),
     # --- addresses and links ---
     ("address-unknown", "Nothing is at the address {address!r}. {hint}", "amqp:not-found", EXIT_USAGE, 404),
     ("link-refused", "{reason}", "amqp:not-allowed", EXIT_USAGE, 400),
@@ -124,6 +126,10 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("command-failed", "{method} failed: {reason}. The agent's log has more.", "amqp:internal-error", EXIT_FAILED, 500),
     ("command-timeout", "{method} was not answered within {seconds:g} s. Raise the time-out, or see `clacks status`.",
      "amqp:resource-limit-exceeded", EXIT_NOTHING_ARRIVED, 504),
+    ("command-interrupted", "{method} was interrupted: the agent that ran it is gone. It is not known how far it came; see, and call it"
+     " again.", "amqp:internal-error", EXIT_FAILED, 503),
+    ("command-unserved", "{method} is served by no agent at present. `clacks call getNodes` lists the agents.", "amqp:not-found",
+     EXIT_FAILED, 503),
     # --- reaching an agent ---
     ("url-invalid", "{url!r} is not a URL of an agent: {reason}. It looks like amqps://user:password@host/org.clacks.",
      "amqp:invalid-field", EXIT_USAGE, 400),

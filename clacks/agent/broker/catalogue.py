@@ -13,6 +13,7 @@ from ..access import refusal
 from ..bus import Bus
 from .durable import DurableSubscription
 from .envelope import DEAD_NAME, DEAD_REASON
+from .external.subscription import DomainSubscription
 from .store import StoredEvent
 from .subscription import Subscription
 from .subscriptions import Subscriptions
@@ -103,7 +104,7 @@ class Catalogue:
         return found
 
 
-def described(one: Subscription) -> dict[str, Any]:
+def described(one: Subscription | DomainSubscription) -> dict[str, Any]:
     """A subscription in JSON."""
     terms = one.terms
     kind = "durable" if terms.durable else "live"

@@ -69,27 +69,9 @@ class CommandLink(Inlet):
             self.finish(len(message.encoded))
 
     async def _answer(self, message: Message, request: dict[str, Any] | ClacksError, reply: Subscription | None) -> None:
-        result, error, request_id = None, None, None
-        if isinstance(request, ClacksError):
-            error = request
-        else:
-            request_id = request.get("id")
-            try:
-                params = request.get("params") or []
-                result = await self._commands.dispatch(self._user, self._address.name, request["method"], params, self._origin)
-            except ClacksError as failure:
-                error = failure
-        if reply is None or not reply.consumers:
-            return
-        properties = message.properties
-        try:
-            answer = json.dumps({"result": result, "error": error.to_json() if error else None, "id": request_id})
-        except (TypeError, ValueError) as failure:
-            broken = ClacksError("command-failed", method=request["method"], reason=f"its result is not JSON: {failure}")  # type: ignore[index]
-            answer = json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
-        correlation = properties.correlation_id if properties.correlation_id is not None else properties.message_id
-        draft = Draft(answer, Properties(to=reply.terms.address, correlation_id=correlation, content_type="application/json"))
-        reply.offer((next(_NUMBERS), draft.encode(), 0.0, None, ""))
+        answer = await run_command(self._commands, self._user, self._address.name, request, self._origin)
+        if reply is not None and reply.consumers:
+            reply.offer((next(_NUMBERS), reply_to(message, reply.terms.address, answer), 0.0, None, ""))
 
     def _reply_to(self, message: Message) -> Subscription | None:
         address = message.properties.reply_to
@@ -108,6 +90,31 @@ class CommandLink(Inlet):
         log.info("command rejected", extra={"user": self._user, "code": error.code, "reason": str(error)})
         if not settled:
             link.settle(number, Rejected(Condition(error.condition, str(error), error.to_json())))
+
+
+async def run_command(commands: CommandRegistry, user: str, target: str, request: dict[str, Any] | ClacksError, origin: str) -> str:
+    """Run a request, and answer what its sender gets."""
+    result, error, request_id = None, None, None
+    if isinstance(request, ClacksError):
+        error = request
+    else:
+        request_id = request.get("id")
+        try:
+            result = await commands.dispatch(user, target, request["method"], request.get("params") or [], origin)
+        except ClacksError as failure:
+            error = failure
+    try:
+        return json.dumps({"result": result, "error": error.to_json() if error else None, "id": request_id})
+    except (TypeError, ValueError) as failure:
+        broken = ClacksError("command-failed", method=request["method"], reason=f"its result is not JSON: {failure}")  # type: ignore[index]
+        return json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
+
+
+def reply_to(message: Message, address: str, answer: str) -> bytes:
+    """The encoded answer to a request."""
+    asked = message.properties
+    correlation = asked.correlation_id if asked.correlation_id is not None else asked.message_id
+    return Draft(answer, Properties(to=address, correlation_id=correlation, content_type="application/json")).encode()
 
 
 def read_request(body: Any) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def _foreign_annotations(message: Message) -> Mapping[str, Any]:
     return {key: value for key, value in message.annotations.items() if isinstance(key, str) and not key.startswith(_RESERVED)}
 
 
-def header(ttl: float) -> bytes:
+def header(ttl: float | None, *, durable: bool | None = None) -> bytes:
     """The header (3.2.1) of what is sent on; `ttl` in seconds. Durability and priority of a hop are not the next one's."""
-    return b"\0\x53\x70" + encode([None, None, UInt(min(max(0, int(ttl * 1000)), 2**32 - 1))])
+    return b"\0\x53\x70" + encode([durable, None, None if ttl is None else UInt(min(max(0, int(ttl * 1000)), 2**32 - 1))])
 
 
 def with_header(encoded: bytes, ttl: float | None, attempts: int) -> bytes:

@@ -30,6 +30,7 @@ class Marked:
     type: CommandType
     needs_user: bool
     needs_queue: bool
+    idempotent: bool = False
 
 
 def Command(
@@ -38,16 +39,18 @@ def Command(
     type: CommandType = CommandType.NORMAL,  # noqa: A002
     needs_user: bool = False,
     needs_queue: bool = False,
+    idempotent: bool = False,
 ) -> Callable[[F], F]:
     """Mark a method (plain or `async`) as a command.
 
     `documentation` is shown by getMethods; the docstring's first line is taken if it is empty. With `needs_user` the method gets the
-    authenticated caller's name first, with `needs_queue` then the target it was called through; callers do not pass these.
+    authenticated caller's name first, with `needs_queue` then the target it was called through; callers do not pass these. One that is
+    `idempotent` may be run again when the agent that ran it is gone before it has answered.
     """
 
     def mark(method: F) -> F:
         words = documentation or (inspect.getdoc(method) or "").partition("\n")[0]
-        setattr(method, MARK, Marked(words, type, needs_user, needs_queue))
+        setattr(method, MARK, Marked(words, type, needs_user, needs_queue, idempotent))
         return method
 
     return mark

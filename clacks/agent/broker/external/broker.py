@@ -1,0 +1,332 @@
+"""The driver of the bus where a domain has a broker: carries verdicts out into queues, and gives the bus what the domain agrees on.
+
+It declares what the domain needs, and puts the parts together: uplink, log, ingress, outlets, commands. It decides nothing about events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from ....amqp import ACCEPTED, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
+from ....amqp.message import annotate
+from ....common.brokers import Management
+from ....common.components.command import CORE
+from ....common.components.url import parse_urls
+from ....common.errors import ClacksError
+from ...bus import Bus, Incoming, Routed
+from ...command import CommandRegistry
+from ...config import Config
+from ...domain import Change, Method, Ready, SubscriptionAdded, SubscriptionChanged, SubscriptionRemoved, Superseded
+from ...domain import Subscription as Known
+from ...intake import Done, Intake, Lane
+from ...sandbox import Budget, Sandbox
+from ..envelope import Stamp, bare_message, header
+from .commands import CommandQueue
+from .control import JOIN_SECONDS, Control, now
+from .ingress import Ingress
+from .names import (
+    CODE,
+    EVENTS,
+    REASON,
+    SLOTS,
+    agent_queue,
+    command_key,
+    command_queue,
+    control_stream,
+    ingress_queue,
+    rejected_queue,
+    reply_queue,
+    slot_key,
+)
+from .outlets import Outlets
+from .services import Services, terms_of
+from .subscription import DomainSubscription
+from .subscriptions import DomainSubscriptions
+from .uplink import Lines, Uplink
+
+log = logging.getLogger("clacks.broker")
+
+# How long an agent waits for another one's answer, in seconds.
+ASK_SECONDS: Final = 20.0
+# Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
+REJECTED_BYTES: Final = 64 * 2**20
+ANSWERS: Final = 100  # under way to an agent
+
+
+class ExternalBroker:
+    """One agent's part of a domain on a broker."""
+
+    def __init__(self, config: Config, bus: Bus, commands: CommandRegistry, vitals: Callable[[], tuple[float, float, int]]) -> None:
+        """`vitals` are the agent's load, latency in seconds, and workers. Raises ClacksError url-invalid."""
+        self.config, self.commands, self.domain = config, commands, config.domain
+        self.intake = Intake(bus, self)
+        self.connections: frozenset[Connection] = frozenset()  # of clients: they are the broker's
+        self.accepting = True
+        self.subscriptions = DomainSubscriptions(
+            bus, Sandbox(config.sandbox_workers, Budget(config.sandbox_seconds, config.sandbox_memory))
+        )
+        self.superseded = False
+        self.on_superseded: Callable[[], None] = lambda: None
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._vitals = vitals
+        self._uplink = Uplink(parse_urls(list(config.broker_url), config.domain), self._up, self._down)
+        self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
+        self._lines: Lines | None = None
+        self._outlets: Outlets | None = None
+        self._asking: dict[str, asyncio.Future[str]] = {}
+        self._unsent: list[tuple[str, bytes, Callable[[bool], None]]] = []
+        self.control = Control(config.node_id, control_stream(config.domain), self._changed, self._told)
+        self.ingress = [
+            Ingress(ingress_queue(config.domain, number), config.node_id, self.intake, self._may_take, self._answer, self._reject)
+            for number in range(config.broker_ingress)
+        ]
+        commands.register(Services(self))
+        self._queues: list[CommandQueue] = []
+
+    # --- life ---
+
+    async def start(self) -> list[str]:
+        """Connect, and wait until the domain's state is here; answer where the domain is. Raises ClacksError."""
+        await self._uplink.start()
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                await self.control.joined
+        except TimeoutError:
+            raise ClacksError(
+                "config-invalid", source=control_stream(self.domain), reason="the state of the domain is not in it, and no agent has it",
+                hint="Are the other agents running? If there is none, delete that stream on the broker; clients subscribe again.",
+            ) from None  # fmt: skip
+        assert self._lines is not None
+        await self._take_part(self._lines)
+        log.info("domain joined", extra={"domain": self.domain, "subscriptions": len(self.subscriptions.all)})
+        return [str(url) for url in parse_urls(list(self.config.broker_url), self.domain)]
+
+    async def _up(self, lines: Lines) -> None:
+        """The broker can be reached (again)."""
+        self._lines = lines
+        await self._declare(lines.management)
+        self._outlets = Outlets(lines.giving, lines.broker)
+        answers = await lines.taking.attach_receiver(
+            lines.broker.queue(agent_queue(self.domain, self.config.node_id)), handler=_Answers(self)
+        )
+        answers.window = ANSWERS
+        await self.control.attach(lines.taking, lines.giving, lines.broker)
+        unsent, self._unsent = self._unsent, []
+        for queue, encoded, done in unsent:
+            self._outlets.send(queue, encoded, done)
+        self.subscriptions.connect(self._outlets)
+        if self.control.joined.done():
+            await self._take_part(lines)
+
+    def _down(self) -> None:
+        self._lines = self._outlets = None
+        self.control.down()
+        self.subscriptions.connect(None)
+
+    async def _take_part(self, lines: Lines) -> None:
+        """Take events and commands; the state of the domain is here."""
+        if not self.accepting:
+            return
+        for ingress in self.ingress:
+            await ingress.attach(lines.taking, lines.broker)
+        self._queues = [CommandQueue(self, target, node) for target in self._targets() for node in ("", self.config.node_id)]
+        for queue in self._queues:
+            await queue.attach(lines.taking, lines.broker)
+
+    def _targets(self) -> list[str]:
+        return sorted({method.target for method in self.commands.methods.values()} | {CORE})
+
+    async def _declare(self, management: Management) -> None:
+        """Everything that a domain has on its broker, whoever comes first. Raises ClacksError."""
+        domain, node = self.domain, self.config.node_id
+        await management.declare_exchange(domain)
+        # Nothing is taken out of an ingress queue but by an agent: however often agents die with an event in hand, it stays.
+        ingress = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": -1}
+        for number in range(self.config.broker_ingress):
+            await management.declare_queue(ingress_queue(domain, number), arguments=ingress)
+        for slot in range(SLOTS):
+            await management.bind(ingress_queue(domain, slot % self.config.broker_ingress), domain, slot_key(slot))
+        await management.bind(ingress_queue(domain, 0), domain, EVENTS)
+        rejected = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
+        await management.declare_queue(rejected_queue(domain), arguments=rejected)
+        for target in self._targets():
+            shared, own = command_queue(domain, target), command_queue(domain, target, node)
+            await management.declare_queue(shared, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1})
+            await management.bind(shared, domain, command_key(target))
+            await management.declare_queue(own, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1, "x-expires": 3_600_000})
+            await management.bind(own, domain, command_key(target, node))
+        await management.declare_queue(agent_queue(domain, node), durable=False, auto_delete=True)
+        await self.control.declare(management)
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more, and finish within `timeout` seconds what is under way."""
+        self.accepting = False
+        sources: list[Ingress | CommandQueue] = [*self.ingress, *self._queues]
+        for one in sources:
+            one.detach()
+        end = self._loop.time() + timeout
+        while any(one.under_way for one in sources) and self._loop.time() < end:
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        await self.control.leave()
+        self.intake.close()
+        await self.subscriptions.close()
+        await self._uplink.close()
+
+    # --- bus driver ---
+
+    def hand_over(self, incoming: Incoming, routed: Routed, lane: Lane, done: Done) -> None:
+        ttl = incoming.ttl
+        if not (routed.matched or routed.undecided) or (ttl is not None and ttl <= 0):
+            done(None)
+            return
+        encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
+        encoded = header(ttl, durable=True) + encoded
+        left = len(routed.matched) + len(routed.undecided)
+
+        def confirmed() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done(None)
+
+        for subscription in routed.matched:
+            subscription.offer(encoded, None, confirmed)
+        for subscription in routed.undecided:
+            subscription.offer(encoded, incoming, confirmed)
+
+    def send(self, queue: str, encoded: bytes, done: Callable[[bool], None]) -> None:
+        """Send something that is no event; when the broker is away, as soon as it is back."""
+        if self._outlets is None:
+            self._unsent.append((queue, encoded, done))
+        else:
+            self._outlets.send(queue, encoded, done)
+
+    def permissions_changed(self) -> None:
+        self.subscriptions.permissions_changed()
+
+    # --- the domain ---
+
+    def _may_take(self) -> bool:
+        return self.accepting and self.control.domain.may_take(now())
+
+    def _told(self) -> tuple[float, float, int, tuple[Method, ...]]:
+        for ingress in self.ingress:
+            ingress.go_on()
+        load, latency, workers = self._vitals()
+        methods = tuple(Method(method.target, name, method.described()) for name, method in sorted(self.commands.methods.items()))
+        return load, latency, workers, methods
+
+    def _changed(self, change: Change) -> None:
+        if isinstance(change, SubscriptionAdded):
+            self._index(change.subscription)
+        elif isinstance(change, SubscriptionChanged):
+            self.subscriptions.remove(change.before.id)
+            self._index(change.after)
+        elif isinstance(change, SubscriptionRemoved):
+            self.subscriptions.remove(change.subscription.id)
+            if self.control.domain.leads(now()) and self._lines is not None:
+                self._loop.create_task(self._delete(self._lines.management, change.subscription.queue))
+        elif isinstance(change, Superseded):
+            log.error("another agent has this node id", extra={"node": self.config.node_id})
+            self.superseded = True
+            self.on_superseded()
+        elif isinstance(change, Ready):
+            log.info("the domain's state is here")
+
+    def _index(self, known: Known) -> None:
+        terms = terms_of(known)
+        one = DomainSubscription(known.id, known.user, known.queue, terms, self.subscriptions.sandbox, self._suspended)
+        one.outlets = self._outlets
+        self.subscriptions.add(one)
+
+    async def _delete(self, management: Management, queue: str) -> None:
+        try:
+            await management.delete_queue(queue)
+        except ClacksError as error:
+            log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
+
+    def _suspended(self, id: str, reason: str) -> None:  # noqa: A002
+        log.warning("filter suspended", extra={"subscription": id, "reason": reason})
+        self.control.unsubscribe(id, f"suspended: {reason}")
+
+    @property
+    def management(self) -> Management:
+        """Raises ClacksError if the broker cannot be reached."""
+        if self._lines is None:
+            raise ClacksError("bus-overloaded")
+        return self._lines.management
+
+    # --- publishers ---
+
+    def _answer(self, user: str, given: str, token: str, error: ClacksError | None) -> None:
+        try:
+            queue = reply_queue(self.domain, user, given)
+        except ClacksError:
+            return
+        told = json.dumps({"error": None if error is None else error.to_json()})
+        self.send(queue, Draft(told, Properties(correlation_id=token, content_type="application/json")).encode(), lambda taken: None)
+
+    def _reject(self, encoded: bytes, error: ClacksError) -> None:
+        try:
+            message = Message(encoded)
+            kept = annotate(message.bare, {CODE: error.code, REASON: str(error)[:1024]})
+        except ValueError:
+            return
+        self.send(rejected_queue(self.domain), kept, lambda taken: None)
+
+    # --- commands.Desk ---
+
+    def elsewhere(self, target: str, method: str) -> list[str]:
+        return [node for node in self.control.domain.providers(target, method, now()) if node != self.config.node_id]
+
+    async def ask(self, target: str, node: str, user: str, request: dict[str, Any]) -> str:
+        token = uuid.uuid4().hex
+        future = self._asking[token] = self._loop.create_future()
+        asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
+        try:
+            self.send(command_queue(self.domain, target, node), Draft(json.dumps(request), asked).encode(), lambda taken: None)
+            async with asyncio.timeout(ASK_SECONDS):
+                answer: str = await future
+                return answer
+        except TimeoutError:
+            error = ClacksError("command-timeout", method=f"{request['method']} of {node}", seconds=ASK_SECONDS)
+            return json.dumps({"result": None, "error": error.to_json(), "id": request.get("id")})
+        finally:
+            del self._asking[token]
+
+    def answered(self, message: Message) -> None:
+        """Another agent's answer."""
+        future = self._asking.get(str(message.properties.correlation_id))
+        if future is not None and not future.done():
+            future.set_result(str(message.body))
+
+
+class _Answers:
+    """The handler of the link on which other agents answer."""
+
+    def __init__(self, broker: ExternalBroker) -> None:
+        self._broker = broker
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        if not settled:
+            link.settle(number, ACCEPTED)
+        try:
+            self._broker.answered(Message(encoded))
+        except ValueError as error:
+            log.warning("an answer cannot be read", extra={"reason": str(error)})
+
+    def credit(self, link: Sender) -> None: ...
+
+    def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...

@@ -1,0 +1,68 @@
+"""What a domain calls its queues, its exchange and the keys on it. One place; nothing here connects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ....amqp import Message
+from ....common.errors import ClacksError
+
+# Keys that publishers choose from, each bound to one of the ingress queues: so they need not know how many there are, and it can change.
+SLOTS: Final = 64
+
+EVENTS: Final = "events"
+ANSWER: Final = "x-opt-clacks-answer"
+TOKEN: Final = "x-opt-clacks-token"
+REASON: Final = "x-opt-clacks-reason"
+CODE: Final = "x-opt-clacks-code"
+
+
+def slot_key(slot: int) -> str:
+    return f"{EVENTS}.{slot}"
+
+
+def ingress_queue(domain: str, number: int) -> str:
+    return f"{domain}.ingress.{number}"
+
+
+def control_stream(domain: str) -> str:
+    return f"{domain}.control"
+
+
+def rejected_queue(domain: str) -> str:
+    return f"{domain}.rejected"
+
+
+def command_key(target: str, node: str = "") -> str:
+    return f"command.{target}" + (f".{node}" if node else "")
+
+
+def command_queue(domain: str, target: str, node: str = "") -> str:
+    return f"{domain}.{command_key(target, node)}"
+
+
+def subscription_queue(domain: str, user: str, name: str) -> str:
+    return f"{domain}.sub.{user}.{name}"
+
+
+def agent_queue(domain: str, node: str) -> str:
+    """Where an agent gets the answers of others."""
+    return f"{domain}.agent.{node}"
+
+
+def reply_queue(domain: str, user: str, given: str) -> str:
+    """The reply queue that a user names, in the form of an address or as its bare name. Raises ClacksError if it is not the user's.
+
+    An agent that asks for somebody has its own: what a stranger sends there answers nothing, since no question has a number to guess."""
+    name = given.removeprefix("/queues/")
+    if not name.startswith((f"{domain}.reply.{user}.", f"{domain}.agent.")):
+        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {domain}.reply.{user}.ANYTHING only.")
+    return name
+
+
+def sender_of(message: Message) -> str:
+    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing."""
+    found = message.properties.user_id
+    if not isinstance(found, bytes):
+        raise ClacksError("user-id-missing")
+    return found.decode("utf-8", "replace")

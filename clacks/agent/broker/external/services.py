@@ -1,0 +1,131 @@
+"""The commands by which clients of a domain subscribe: what a link with a filter is on an agent's own listener."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ....common.components.command import Command
+from ....common.errors import ClacksError
+from ...access import option, refusal
+from ...domain import Refused, Subscribed, SubscriptionAdded, SubscriptionChanged, SubscriptionTaken
+from ...domain import Subscription as Known
+from ..addresses import event_address
+from ..terms import DURABLE_OVERFLOWS, LIVE_OVERFLOWS, Terms, compiled
+from .names import subscription_queue
+
+if TYPE_CHECKING:
+    from .broker import ExternalBroker
+
+log = logging.getLogger("clacks.broker")
+
+# Seconds that a live subscription outlives its client, for a client that has lost its connection: three renewals may be lost.
+LEASE: Final = 60.0
+# What the broker keeps of a queue that nobody uses, in milliseconds beyond the lease: the agents delete it, if there is one.
+_GRACE: Final = 60_000
+
+
+class Services:
+    """The provider of these commands."""
+
+    def __init__(self, broker: ExternalBroker) -> None:
+        self._broker = broker
+
+    @Command(needs_user=True, idempotent=True)
+    async def subscribe(
+        self, user: str, filters: Sequence[str] = (), event: str = "", durable: str = "", shared: str = "",
+        max_age: float | None = None, max_bytes: int | None = None, overflow: str = "", replace: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew."""
+        broker = self._broker
+        for text in filters:
+            compiled(str(text))
+        self._permit(user, event, durable)
+        allowed = DURABLE_OVERFLOWS if durable else LIVE_OVERFLOWS[:1]
+        if overflow and overflow not in allowed:
+            raise ClacksError(
+                "link-refused", reason=f"The overflow {overflow!r} is not offered in a domain; there is {', '.join(allowed)}."
+            )
+        name = durable or shared
+        if durable and shared and durable != shared:
+            raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
+        by = broker.control.domain.by()
+        id = f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}"  # noqa: A001
+        queue = subscription_queue(broker.domain, user, ("durable." if durable else "shared.") + name if name else id)
+        loses = overflow == "drop-oldest" or max_age is not None or max_bytes is not None
+        await broker.management.declare_queue(queue, arguments=self._arguments(bool(durable), bool(shared), loses, max_age, max_bytes))
+        address = event_address(broker.domain, event) if event else broker.domain
+        record = Subscribed(
+            by, id, user, queue, tuple(map(str, filters)), event, address, name, bool(shared), 0.0 if durable else LEASE,
+            broker.config.durable_per_user if durable else 0, bool(replace),
+        )  # fmt: skip
+        change = await broker.control.subscribe(record)
+        if isinstance(change, Refused):
+            if not name:
+                await broker.management.delete_queue(queue)
+            raise self._refused(change, user, name)
+        assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
+        known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
+        return {"id": known.id, "queue": known.queue, "lease": known.lease}
+
+    def _permit(self, user: str, event: str, durable: str) -> None:
+        bus = self._broker.subscriptions.bus
+        error = bus.forbidden(user, event, "command subscribe")
+        if error is not None:
+            raise error
+        if event:
+            bus.schema(user, event, "command subscribe")
+        if durable and not bus.access.rights(user).durable(durable):
+            raise refusal(user, "keep a subscription called", durable, option("--durable", durable), "command subscribe")
+
+    def _refused(self, change: Refused, user: str, name: str) -> ClacksError:
+        if change.reason == "limit":
+            return ClacksError("subscriptions-full", user=user, limit=self._broker.config.durable_per_user)
+        if change.reason == "name-taken":
+            return ClacksError("subscription-differs", name=name, what="filter")
+        return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
+
+    def _arguments(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> dict[str, Any]:
+        """The queue of a subscription, in the words of RabbitMQ."""
+        config = self._broker.config
+        if not durable:
+            # A live subscription's events need no replicas, so its queue is a classic one.
+            limits = {"x-max-length": config.queue_events, "x-max-length-bytes": config.queue_bytes, "x-overflow": "drop-head"}
+            return {"x-expires": int(LEASE * 1000) + _GRACE, **limits}
+        arguments: dict[str, Any] = {
+            "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries,
+            "x-max-length-bytes": min(max_bytes or config.durable_bytes, config.durable_bytes),
+            "x-overflow": "drop-head" if loses else "reject-publish",
+        }  # fmt: skip
+        if not shared:
+            arguments["x-single-active-consumer"] = True
+        if max_age is not None:
+            arguments["x-message-ttl"] = int(max_age * 1000)
+        return arguments
+
+    @Command(needs_user=True, idempotent=True)
+    def renew(self, user: str, ids: Sequence[str]) -> list[str]:
+        """Go on with live subscriptions for another lease; the answer are those that there are not (any more)."""
+        control = self._broker.control
+        own = [str(one) for one in ids if (known := control.domain.subscription(str(one))) is not None and known.user == user]
+        unknown = [str(one) for one in ids if str(one) not in own]
+        return unknown + control.renew(own)
+
+    @Command(needs_user=True, idempotent=True)
+    def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
+        """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
+        known = self._broker.control.domain.subscription(str(id))
+        if known is None or (known.user != user and not self._broker.subscriptions.bus.administers(user)):
+            return False
+        if not (known.shared and known.lease and not delete):
+            self._broker.control.unsubscribe(known.id, f"by {user}")
+        return True
+
+
+def terms_of(known: Known) -> Terms:
+    """The terms of a subscription that the domain knows."""
+    return Terms(
+        known.address, known.name, "", known.event, known.filters, known.shared, durable=not known.lease,
+        overflow="drop-oldest" if known.lease else "refuse",
+    )  # fmt: skip
