@@ -321,7 +321,7 @@ def test_test_as_json() -> None:
     assert result.exit_code == 3
     matching, other, broken = json.loads(result.stdout)
     assert (matching["event"], matching["matches"], matching["failed"], matching["error"]) == ("event.xml", True, [], None)
-    failed = {"text": "//*:Status = 'busy'", "line": 1, "column": 1, "held": False, "values": ["idle"], "error": None}
+    failed = {"text": "//*:Status = 'busy'", "line": 1, "column": 1, "held": False, "values": ["idle"], "error": None, "note": None}
     assert (other["matches"], other["failed"], other["cost"]) == (False, [failed], "cheap")
     assert [one["held"] for one in other["clauses"][0]["clauses"]] == [False, True]
     assert (broken["event"], broken["matches"], broken["error"]["code"]) == ("broken.xml", None, "xml-malformed")

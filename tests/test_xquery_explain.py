@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from clacks.xquery import Clause, compile_filter, generate
+from clacks.xquery import syntax as s
+from clacks.xquery.module import parse
+from test_xquery_properties import Maker, verdict
 
 P = "declare namespace f='http://www.gonicus.de/Events';\n"
 EVENT = (
@@ -77,6 +80,100 @@ def test_variables_and_the_innermost_failures() -> None:
     assert [(clause.text, clause.values, clause.line) for clause in explanation.failed()] == [("$who = 'me'", ("you",), 3)]
     assert explanation.tier == "native"
     assert compile_filter(text).explain(etree.parse(io.BytesIO(EVENT)), {"who": "me"}).failed() == []
+
+
+ITEMS = b"<e><i><a>1</a><b>1</b></i><i><a>2</a><b>2</b></i><s>x  y</s></e>"
+
+
+def told(text: str, **variables: object) -> list[str]:
+    """The transcript of a filter on ITEMS, with notes and errors."""
+    explanation = compile_filter(text).explain(etree.parse(io.BytesIO(ITEMS)), variables)
+    found = []
+    for root in explanation.clauses:
+        for clause in root.walk():
+            found += [f"{SIGNS[clause.held]} {clause.text} {list(clause.values)}".replace(" []", "")]
+            found += [f"  {more}" for more in (clause.note, clause.error) if more]
+    return found
+
+
+def test_parts_that_hold_for_different_elements() -> None:
+    apart = "  each part holds, but not all for the same element"
+    assert told("//i[a = 1 and b = 2]")[1:] == ["- a = 1 and b = 2", apart, "+ a = 1 ['1', '2']", "+ b = 2 ['1', '2']"]
+    nothing = "  each side selects something, but nothing in common"
+    assert told("//a intersect //b") == ["- //a intersect //b", nothing, "+ //a ['1', '2']", "+ //b ['1', '2']"]
+
+
+def test_predicates_are_asked_of_what_is_left() -> None:
+    assert told("//i[a = 1][b = 2]")[1:] == ["+ a = 1 ['1', '2']", "- b = 2 ['1']"]
+    assert told("//i[2][a = 1]")[1:] == ["+ 2", "- a = 1 ['2']"]
+    assert told("//i[last()][a = 1]")[1:] == ["+ last()", "- a = 1 ['2']"]
+    assert told("//i[3][a = 1]")[1:] == ["- 3", "? a = 1"]
+    assert told("//s/preceding-sibling::*[1][a = 1]")[1:] == ["+ 1", "- a = 1 ['2']"]
+    assert told("//i[if (a = 1) then b = 2 else b = 1]")[2:] == ["+ a = 1 ['1', '2']", "- b = 2 ['1']", "- b = 1 ['2']"]
+
+
+def test_every_shows_what_speaks_against_it() -> None:
+    assert told("every $x in //a satisfies $x = 1")[1:] == ["- $x = 1 ['2']"]
+    assert told("every $x in //a satisfies $x = (1, 2)")[1:] == ["+ $x = (1, 2) ['1', '2']"]
+
+
+def test_unions() -> None:
+    assert told("//x | //y") == ["- //x | //y", "- //x", "- x selects nothing", "- //y", "- y selects nothing"]
+    assert told("//x except //a") == ["- //x except //a", "- //x", "- x selects nothing"]
+
+
+def test_texts_are_as_written() -> None:
+    text = "//s = 'x   y'\n or   //s = \"b  (: c\"\n(: don't  :) or 'x  ' = //s"
+    assert [line[2:] for line in told(text)[1:]] == [
+        "//s = 'x   y' ['x  y']", "//s = \"b  (: c\" ['x  y']", "'x  ' = //s ['x  y']",
+    ]  # fmt: skip
+
+
+def test_a_variable_that_does_not_fit() -> None:
+    number = "declare namespace p = 'urn:p';\ndeclare variable $n as xs:integer external; $n > 2"
+    explanation = compile_filter(number).explain(etree.parse(io.BytesIO(ITEMS)), {"n": "3"})
+    assert explanation.error is not None
+    assert (explanation.error.code, explanation.error.line, explanation.error.column) == ("XPTY0004", 2, 18)
+    assert explanation.error.detail == "The variable $n is not of type xs:integer: it is the xs:string '3'."
+    assert [(clause.text, clause.line, clause.held) for clause in explanation.clauses] == [("$n as xs:integer external", 2, None)]
+    assert told("declare variable $n external := xs:date('x;y'); $n")[0] == "? $n external := xs:date('x;y')"
+    assert told(number)[1].startswith("  [XPDY0002] The variable $n has no value.")
+
+
+def explained(chance: random.Random) -> None:
+    """Random filters and events: an explanation says what `matches` does, and each part of it what that part does by itself."""
+    maker = Maker(chance)
+    shape = maker.shape()
+    document = maker.event(shape)
+    variables = chance.choice(({}, {"v": "x"}, {"v": 5}))
+    for text in (maker.filter() for _ in range(8)):
+        one = compile_filter(text)
+        answer = verdict(one, document, variables)
+        explanation = one.explain(document, variables)
+        said = f"\n{text}\n{etree.tostring(document).decode()} {variables}\nby itself {answer}, {explanation}"
+        assert explanation.matches == (answer is True), said
+        assert (explanation.error.code if explanation.error else bool(answer)) == answer, said
+        if not explanation.clauses:
+            continue
+        assert explanation.matches or explanation.failed(), said
+        (root,) = explanation.clauses
+        assert (root.held is True, root.held is None) == (explanation.matches, explanation.error is not None), said
+        module = parse(text)
+        for clause in root.clauses:
+            before = text[: clause.column - 1]
+            if isinstance(module.body, (s.And, s.Or)):
+                part = f"{text[: module.start]} {clause.text}"
+            elif isinstance(module.body, (s.Slash, s.Postfix)) and before.endswith("[") and before.count("[") == before.count("]") + 1:
+                part = f"{before}{clause.text}]"  # the path up to this predicate
+            else:
+                continue
+            assert (clause.held is True) == (verdict(compile_filter(part), document, variables) is True), f"{part}{said}"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.integers(0, 2**64))
+def test_an_explanation_says_what_the_filter_does(seed: int) -> None:
+    explained(random.Random(seed))
 
 
 def test_a_generated_filter_reads_well() -> None:

@@ -335,16 +335,11 @@ def _print(name: str, explanation: Explanation, verbose: bool) -> None:
         click.echo(f"  {visible(str(explanation.error))}")
     elif not explanation.clauses:
         click.echo("  This engine does not tell which clause it was.")
-    failed = _failed(explanation)
+    failed = explanation.failed()
     for root in explanation.clauses:
         # The filter as a whole says no more than the verdict, unless it is where the failure is.
         for one in (root,) if not root.clauses or any(root is one for one in failed) else root.clauses:
             _print_clause(one, failed, 1)
-
-
-def _failed(explanation: Explanation) -> list[Clause]:
-    """The clauses to look at first; what was not reached failed nothing."""
-    return [] if explanation.matches else [one for one in explanation.failed() if one.held is False or one.error]
 
 
 # How a clause's verdict looks; None is a clause that was not reached, or failed.
@@ -356,6 +351,8 @@ def _print_clause(clause: Clause, failed: Sequence[Clause], depth: int) -> None:
     notes = [f"line {clause.line}, column {clause.column}"]
     if clause.values:
         notes.append(f"seen: {', '.join(map(_value, clause.values))}")
+    if clause.note:
+        notes.append(clause.note)
     bold = any(clause is one for one in failed)
     verdict = styled("fails" if clause.error else f"{word:5}", fg=colour, bold=bold)
     place = styled(f"({'; '.join(notes)})", dim=True)
@@ -378,12 +375,12 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         "tier": explanation.tier,
         "cost": explanation.cost,
         "error": None if error is None else {"code": error.code, "message": error.sentence, "line": error.line, "column": error.column},
-        "failed": [_clause_json(one) for one in _failed(explanation)],
+        "failed": [_clause_json(one) for one in explanation.failed()],
         "clauses": [_clause_json(one, deep=True) for one in explanation.clauses],
     }
 
 
 def _clause_json(clause: Clause, *, deep: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"text": clause.text, "line": clause.line, "column": clause.column, "held": clause.held}
-    found |= {"values": list(clause.values), "error": clause.error or None}
+    found |= {"values": list(clause.values), "error": clause.error or None, "note": clause.note or None}
     return {**found, "clauses": [_clause_json(one, deep=True) for one in clause.clauses]} if deep else found

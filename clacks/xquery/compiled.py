@@ -20,12 +20,17 @@ from .errors import FilterError
 from .evaluate import Compiler
 from .frames import Event, Frame
 from .instance import describe, matches
+from .lenient import Closure
 from .module import Module, Variable
 from .names import shown
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
 from .plans import plan
 from .static import check
-from .values import RANGES, AnyURI
+from .tree import Node
+from .values import RANGES, AnyURI, string_of, type_of
+
+# Characters of a value that does not fit: enough to know it by.
+MAX_SHOWN = 40
 
 __all__ = ["Compiled", "compile_module"]
 
@@ -74,15 +79,19 @@ class Compiled:
         """The frame in which the filter is evaluated, its variables bound (section 4.16)."""
         frame = Frame(event, params)
         for variable, value in self._variables:
-            items = self._supplied(event, variable) if variable.external else None
-            if items is None:
-                if value is None:
-                    raise FilterError("XPDY0002", f"The variable ${shown(variable.name)} has no value")
-                items = value(frame)
-            if variable.type is not None and not matches(items, variable.type):
-                raise FilterError("XPTY0004", f"The variable ${shown(variable.name)} is not of type {describe(variable.type)}")
-            frame.vars[variable.name] = items
+            frame.vars[variable.name] = self.value(frame, variable, value)
         return frame
+
+    def value(self, frame: Frame, variable: Variable, default: Closure | None) -> list[Any]:
+        """What a variable of the prolog is bound to in a frame, which has those before it; raises FilterError."""
+        items = self._supplied(frame.event, variable) if variable.external else None
+        if items is None:
+            if default is None:
+                raise FilterError("XPDY0002", f"The variable ${shown(variable.name)} has no value")
+            items = default(frame)
+        if variable.type is not None and not matches(items, variable.type):
+            raise _misfit(variable, variable.type, items)
+        return items
 
     def supplied(self, event: Event) -> Mapping[str, Any]:
         """The values of the external variables that the event brings; raises FilterError where one is missing or does not fit."""
@@ -100,8 +109,16 @@ class Compiled:
         if value is None:
             return None
         if variable.type is not None and not _fits(value, variable.type):
-            raise FilterError("XPTY0004", f"The variable ${shown(variable.name)} is not of type {describe(variable.type)}")
+            raise _misfit(variable, variable.type, [value])
         return [value]
+
+
+def _misfit(variable: Variable, wanted: s.SequenceType, items: list[Any]) -> FilterError:
+    """What a variable is and what it should be."""
+    found = "nothing" if not items else f"{len(items)} values" if len(items) > 1 else "a node"
+    if len(items) == 1 and type(items[0]) is not Node:
+        found = f"the xs:{type_of(items[0])} '{string_of(items[0])[:MAX_SHOWN]}'"
+    return FilterError("XPTY0004", f"The variable ${shown(variable.name)} is not of type {describe(wanted)}: it is {found}")
 
 
 def _fits(value: Any, wanted: s.SequenceType) -> bool:

@@ -6,18 +6,21 @@ do not belong on a path where events pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from . import syntax as s
+from .axes import REVERSE
 from .compiled import Compiled
 from .errors import FilterError, position
 from .evaluate import Compiler
 from .frames import Event, Frame
 from .module import Module
 from .names import FN, split
-from .values import atomize, string_of
+from .properties import is_boolean
+from .values import atomize, is_numeric, string_of
 
 # Enough to see what is wrong; an event may have thousands of such values.
 MAX_VALUES: Final = 5
@@ -26,7 +29,10 @@ MAX_LENGTH: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One part of a filter. `held` is None where it failed with `error` or was not reached; `values` are those it looked at."""
+    """One part of a filter. `held` is None where it failed with `error` or was not reached; `values` are those it looked at.
+
+    What is asked of several nodes holds if it does for one of them; inside `every` it is shown for those only that it does not hold for.
+    `note` says what the clauses inside do not show."""
 
     text: str
     line: int
@@ -35,12 +41,19 @@ class Clause:
     values: tuple[str, ...] = ()
     error: str = ""
     clauses: tuple[Clause, ...] = ()
+    note: str = ""
 
     def walk(self) -> Iterator[Clause]:
         """The clause and those inside it."""
         yield self
         for one in self.clauses:
             yield from one.walk()
+
+    def failures(self) -> list[Clause]:
+        """The innermost clauses that this one did not hold for. What is inside one that held had no say, nor what was not reached."""
+        if self.held is not False and not self.error:
+            return []
+        return [one for inner in self.clauses for one in inner.failures()] or [self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,7 @@ class Explanation:
 
     def failed(self) -> list[Clause]:
         """The innermost clauses that did not hold: what to look at first."""
-        return [one for root in self.clauses for one in root.walk() if one.held is not True and all(c.held is True for c in one.clauses)]
+        return [] if self.matches else [one for root in self.clauses for one in root.failures()]
 
 
 class _Explainer:
@@ -68,7 +81,12 @@ class _Explainer:
         """The clause for an expression, over all the frames it is asked in: it holds if it does in one of them."""
         held, error = self.verdict(expr, frames)
         values = tuple(dict.fromkeys(value for operand in _operands(expr) for value in self.values(operand, frames)))
-        return self.made(expr, held, values[:MAX_VALUES], error, tuple(self.inside(expr, frames)))
+        inside = tuple(self.inside(expr, frames))
+        made = self.made(expr, held, values[:MAX_VALUES], error, inside)
+        together = isinstance(expr, s.And) or (isinstance(expr, s.SetOp) and expr.op == "intersect")
+        if held is False and together and all(one.held for one in inside):
+            return replace(made, note=APART if isinstance(expr, s.And) else NOTHING_IN_COMMON)
+        return made
 
     def made(self, expr: s.Expr, held: bool | None, values: tuple[str, ...] = (), error: str = "",
              clauses: tuple[Clause, ...] = ()) -> Clause:  # fmt: skip
@@ -76,8 +94,7 @@ class _Explainer:
         if end == start:
             start = min((one.at for one in s.walk(expr)), default=expr.at)
             end = max((span[1] for one in s.walk(expr) if (span := self.spans.get(id(one)))), default=len(self.module.text))
-        text = " ".join(self.module.text[start:end].split())
-        return Clause(text, *position(self.module.text, start), held, values, error, clauses)
+        return Clause(one_line(self.module.text[start:end]), *position(self.module.text, start), held, values, error, clauses)
 
     def verdict(self, expr: s.Expr, frames: list[Frame]) -> tuple[bool | None, str]:
         test = self.compiler.boolean(expr)
@@ -105,6 +122,18 @@ class _Explainer:
             text = string_of(atomize([item])[0])
             yield text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
+    def prolog(self, compiled: Compiled, frame: Frame) -> Iterator[Clause]:
+        """Binds the variables of the prolog, also those that the compiled filter has put in place; the first that fails ends it."""
+        text = self.module.text
+        for variable in self.module.variables:
+            default = None if variable.value is None else self.compiler.sequence(variable.value)
+            try:
+                frame.vars[variable.name] = compiled.value(frame, variable, default)
+            except FilterError as failure:
+                end = self.spans[id(variable.value)][1] if id(variable.value) in self.spans else text.find(";", variable.at)
+                yield Clause(one_line(text[variable.at : end]), *position(text, variable.at), None, (), str(failure))
+                return
+
     # --- what is inside ------------------------------------------------------------------------------------------------------------
 
     def inside(self, expr: s.Expr, frames: list[Frame]) -> Iterator[Clause]:
@@ -115,16 +144,29 @@ class _Explainer:
                 yield self.clause(only, frames)
             case s.If():
                 yield self.clause(expr.condition, frames)
-                held = self.verdict(expr.condition, frames)[0]
-                yield self.clause(expr.then if held else expr.otherwise, frames)
+                for branch, held in ((expr.then, True), (expr.otherwise, False)):
+                    asked = [frame for frame in frames if self.verdict(expr.condition, [frame])[0] is held]
+                    if asked:
+                        yield self.clause(branch, asked)
             case s.Quantified():
                 for binding in expr.bindings:
+                    yield from self.path(binding.source, frames)
                     frames = self.bound(binding, frames)
+                if expr.every:
+                    verdicts = [self.verdict(expr.condition, [frame])[0] for frame in frames]
+                    against = [frame for frame, held in zip(frames, verdicts, strict=True) if held is False]
+                    frames = against or [frame for frame, held in zip(frames, verdicts, strict=True) if held is None] or frames
                 yield self.clause(expr.condition, frames)
             case s.Flwor():
                 yield from self.flwor(expr, frames)
             case s.Slash() | s.Step() | s.Postfix():
                 yield from self.path(expr, frames)
+            case s.Union():
+                yield from (self.clause(one, frames) for one in expr.items)
+            case s.SetOp(op="intersect"):
+                yield from (self.clause(one, frames) for one in (expr.left, expr.right))
+            case s.SetOp():
+                yield self.clause(expr.left, frames)
             case s.Compare() | s.Call():
                 for one in s.children(expr):
                     if isinstance(one, (s.Slash, s.Step, s.Postfix)):
@@ -154,7 +196,7 @@ class _Explainer:
 
     def path(self, expr: s.Expr, frames: list[Frame]) -> Iterator[Clause]:
         """The predicates of a path, and the step at which it ran dry."""
-        if isinstance(expr, (s.Slash, s.Step, s.Postfix)):
+        if frames and isinstance(expr, (s.Slash, s.Step, s.Postfix)):
             yield from self._walked(expr, frames)
 
     def _walked(self, expr: s.Slash | s.Step | s.Postfix, frames: list[Frame]) -> Iterator[Clause]:
@@ -171,19 +213,41 @@ class _Explainer:
             right = expr
         predicates = right.predicates if isinstance(right, (s.Step, s.Postfix)) else ()
         bare: s.Expr = replace(right, predicates=()) if isinstance(right, s.Step) else right.base if isinstance(right, s.Postfix) else right
-        nodes = self.items(bare, frames)
-        if not nodes:
+        groups = [self.items(bare, [frame]) for frame in frames]
+        if not any(groups):
             shown = self.module.text[right.at : self._end(right)].strip()
             yield Clause(f"{shown} {NOTHING}", *position(self.module.text, right.at), False)
             return
-        size = len(nodes)
+        if isinstance(right, s.Step) and right.axis in REVERSE:
+            groups = [nodes[::-1] for nodes in groups]
         for predicate in predicates:
-            inner = [frames[0].inner(node, place, size) for place, node in enumerate(nodes, 1)]
-            if isinstance(predicate, s.Literal):
-                nodes = nodes[predicate.value - 1 : predicate.value] if predicate.type == "integer" else nodes
-                yield self.made(predicate, bool(nodes))
-            else:
-                yield self.clause(predicate, inner)
+            asked = [
+                [frame.inner(node, place, len(nodes)) for place, node in enumerate(nodes, 1)]
+                for frame, nodes in zip(frames, groups, strict=True)
+            ]
+            clause, groups = self.predicate(predicate, asked)
+            yield clause
+
+    def predicate(self, expr: s.Expr, asked: list[list[Frame]]) -> tuple[Clause, list[list[Any]]]:
+        """The clause for a predicate, and the nodes that are left of each group."""
+        every = [frame for group in asked for frame in group]
+        test = self.compiler.boolean(expr)
+        place = None if is_boolean(expr) else self.compiler.sequence(expr)
+        positional = False
+
+        def keeps(frame: Frame) -> bool:
+            nonlocal positional
+            if place is None:
+                return test(frame)
+            found = place(frame)
+            if len(found) == 1 and is_numeric(found[0]):
+                positional = True
+                return bool(found[0] == frame.position)
+            return test(frame)
+
+        left = [[frame.item for frame in group if _holds(keeps, frame)] for group in asked]
+        clause = self.made(expr, any(left)) if positional else self.clause(expr, every)
+        return clause, left
 
     def _end(self, step: Any) -> int:
         """The end of a step's name, which no span tells."""
@@ -194,6 +258,17 @@ class _Explainer:
 
 
 NOTHING: Final = "selects nothing"
+APART: Final = "each part holds, but not all for the same element"
+NOTHING_IN_COMMON: Final = "each side selects something, but nothing in common"
+
+# White space that means nothing; what stands in literals, constructors' text aside, does.
+_SPACE: Final = re.compile(r"""\(:.*?:\)|"[^"]*"|'[^']*'|(\s+)""", re.DOTALL)
+
+
+def one_line(text: str) -> str:
+    """A part of a filter in one line where that changes no literal."""
+    return _SPACE.sub(lambda found: " " if found.group(1) else found.group(), text.strip())
+
 
 _TRANSPARENT: Final = frozenset((FN, name) for name in ("not", "boolean", "exists", "empty"))
 
@@ -227,21 +302,13 @@ def explain(text: str, compiled: Compiled, tier: str, event: Event, params: tupl
     spans: dict[int, tuple[int, int]] = {}
     module = parse(text, spans)
     explainer = _Explainer(module, spans)
-    try:
-        frame = _frame(compiled, module, explainer.compiler, event)
-    except FilterError:
-        return Explanation(held, tier, cost, (), error)
-    return Explanation(held, tier, cost, (explainer.clause(module.body, [frame]),), error)
-
-
-def _frame(compiled: Compiled, module: Module, compiler: Compiler, event: Event) -> Frame:
-    """The outermost frame with all variables of the prolog, also those that the compiled filter has put in place."""
     frame = Frame(event, ())
-    supplied = compiled.supplied(event)
-    for variable in module.variables:
-        value = supplied.get(variable.name)
-        if value is not None:
-            frame.vars[variable.name] = [value]
-        elif variable.value is not None:
-            frame.vars[variable.name] = compiler.sequence(variable.value)(frame)
-    return frame
+    failures = list(explainer.prolog(compiled, frame))
+    clauses = tuple(failures) or (explainer.clause(module.body, [frame]),)
+    return Explanation(held, tier, cost, clauses, error and _placed(error, clauses))
+
+
+def _placed(error: FilterError, clauses: Sequence[Clause]) -> FilterError:
+    """The error with the place of the innermost clause that failed with it."""
+    places = [(one.line, one.column) for root in clauses for one in root.walk() if one.error == str(error)]
+    return FilterError(error.code, error.detail, *places[-1]) if places and not error.line else error
