@@ -249,7 +249,7 @@ def test_status(agent: RunningAgent, environment: dict[str, str]) -> None:
         output = run(agent, "status").output
     assert (found["node"], found["subscriptions"][0]["delivered"]) == (agent.agent.node_id, 1)
     assert f"listeners    {agent.urls[0]}\n" in output
-    assert output.splitlines()[-1].startswith("admin  org.clacks  1")
+    assert output.splitlines()[-1].startswith("admin  org.clacks  live  1          1     0")
     assert output.endswith("  //*:Status = 'busy'\n")
 
 

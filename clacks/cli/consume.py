@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
 from .command import Command, json_option
-from .output import console, print_json, styled
+from .output import console, counted, print_json, styled
 
 if TYPE_CHECKING:
-    from ..common.components.client import BusClient
+    from ..common.components.client import BusClient, EventStream
     from ..common.components.received import ReceivedEvent
+
+
+Convert = Callable[[click.Context, click.Parameter, str | None], float | None]
+
+
+def _amount(what: str, units: Mapping[str, int], example: str) -> Convert:
+    """A converter of numbers with a unit behind them, to the smallest of the units."""
+
+    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        found = re.fullmatch(rf"(\d+(?:\.\d+)?)([{''.join(units)}]?)", value) if value is not None else None
+        amount = float(found[1]) * units.get(found[2], 1) if found else 0
+        if value is not None and amount <= 0:
+            raise click.BadParameter(f"{value!r} is no {what}. Write it like {example}.", ctx, param)
+        return amount or None
+
+    return convert
+
+
+_age: Final = _amount("time", {"s": 1, "m": 60, "h": 3600, "d": 86400}, "30s, 15m, 12h or 7d")
+_size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}, "64M or 1G")
 
 
 @click.command(
@@ -27,6 +48,11 @@ if TYPE_CHECKING:
         clacks consume --event PuppetReport "//*:Level = ('err', 'crit')"
         clacks consume --event UserSession --count 1 --timeout 60 --format xml
         clacks consume --format json | jq .content.Status
+        clacks consume --durable billing --event AsteriskNotification
+        clacks consume --durable audit --max-age 7d --max-bytes 1G
+        clacks consume --shared workers
+        clacks consume --durable jobs --shared jobs
+        clacks consume --dead-letters
     """,
 )
 @click.argument("xquery", required=False)
@@ -37,29 +63,52 @@ if TYPE_CHECKING:
     "--format", "form", type=click.Choice(["pretty", "xml", "json"]), default="pretty", show_default=True,
     help="xml and json print one event a line; json adds what the bus knows about it.",
 )  # fmt: skip
+@click.option("--durable", metavar="NAME", default="", help="Keep events under this name on the agent's disk, also while nobody consumes.")
+@click.option("--shared", metavar="NAME", default="", help="Share the events with all who use this name. With --durable: the same name.")
+@click.option("--max-age", metavar="T", callback=_age, help="Durable: drop what is older; 30s, 15m, 12h, 7d, or seconds.")
+@click.option("--max-bytes", metavar="B", callback=_size, help="Durable: drop the oldest when more waits; 64M, 1G (MiB, GiB), or bytes.")
+@click.option(
+    "--overflow", type=click.Choice(["drop-oldest", "detach", "block-publisher", "refuse"]),
+    help="What happens when more waits than may; refuse is for durable ones, detach and block-publisher are for others.",
+)  # fmt: skip
+@click.option("--replace", is_flag=True, help="Give a subscription that exists this filter and these terms. What waits stays.")
+@click.option("--dead-letters", is_flag=True, help="Print your dead letters with the reason. They stay where they are.")
 @url_option
 @json_option
-def consume(xquery: str | None, event: str | None, count: int | None, timeout: float | None, form: str, url: str, as_json: bool) -> None:
+def consume(
+    xquery: str | None, event: str | None, count: int | None, timeout: float | None, form: str, dead_letters: bool, url: str, as_json: bool,
+    **keep: Any,
+) -> None:  # fmt: skip
     """Print events as they come.
 
     Those that XQUERY matches, or all of them, until Ctrl-C.
 
     The context of XQUERY is the event's document; `*:Event` stands for the name Event in whatever namespace.
 
+    A durable subscription stays after the end, and events wait for it: `clacks subscriptions delete NAME` deletes it.
+
     With --timeout the exit code is 6 if no event came until then, or with --count fewer than that.
     """
+    _check(keep)
+    if dead_letters and (xquery is not None or event or any(keep.values())):
+        raise click.UsageError("--dead-letters are one queue of yours: leave out the filter, --event, and what says how events are kept.")
 
     async def work(bus: BusClient) -> None:
         import asyncio
 
         seen = 0
-        async with bus.events(xquery, event=event) as events:
+        async with _events(bus, xquery, event, keep, dead_letters) as events:
             show = await _printer("json" if as_json else form, bus)
             if sys.stderr.isatty():
-                click.echo(styled(f"listening on {bus.urls[0]}, Ctrl-C ends", dim=True), err=True)
+                stays = f". The subscription {keep['durable']} stays until `clacks subscriptions delete {keep['durable']}`"
+                click.echo(styled(f"listening on {bus.urls[0]}, Ctrl-C ends{stays if keep['durable'] else ''}", dim=True), err=True)
             try:
                 async with asyncio.timeout(timeout):
                     async for received in events:
+                        if received.dropped:
+                            were = "was" if received.dropped == 1 else "were"
+                            lost = f"{counted(received.dropped, 'event')} {were} dropped before this one"
+                            click.echo(f"note: {lost}: more waited than may", err=True)
                         show(received)
                         seen += 1
                         if seen == count:
@@ -75,6 +124,28 @@ def consume(xquery: str | None, event: str | None, count: int | None, timeout: f
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # after the terminal's ^C
+
+
+def _check(keep: dict[str, Any]) -> None:
+    """What the agent would refuse in words of the wire. Raises click.UsageError."""
+    durable, shared = keep["durable"], keep["shared"]
+    if durable and shared and durable != shared:
+        raise click.UsageError(f"A subscription has one name. Give --durable {durable} --shared {durable}.")
+    for option in ("max_age", "max_bytes"):
+        if keep[option] is not None and not durable:
+            raise click.UsageError(f"--{option.replace('_', '-')} is for durable subscriptions. Give --durable NAME too.")
+    if keep["replace"] and not (durable or shared):
+        raise click.UsageError("What is to be replaced? Give its name with --durable or --shared.")
+    if keep["overflow"] == "block-publisher" and not shared:
+        raise click.UsageError("Who may slow publishers down is said by name: give --shared NAME.")
+
+
+def _events(bus: BusClient, xquery: str | None, event: str | None, keep: dict[str, Any], dead_letters: bool) -> EventStream:
+    from ..common.components.client import Keep
+
+    if dead_letters:
+        return bus.events(dead_letters="look")
+    return bus.events(xquery, event=event, keep=Keep(**{key: value for key, value in keep.items() if value}))
 
 
 async def _printer(form: str, bus: BusClient) -> Callable[[ReceivedEvent], None]:
@@ -104,7 +175,11 @@ def _print_pretty(event: ReceivedEvent) -> None:
 
     time = f"{event.time.astimezone():%H:%M:%S}" if event.time else ""
     properties = "".join(f" {key}={value}" for key, value in event.properties.items())
+    if event.attempts:
+        properties += f" (delivered before: {event.attempts})"
     click.echo(f"{styled(f'{time} {event.name}', fg='green', bold=True)} from {event.user}{styled(properties, dim=True)}")
+    if event.dead_reason:
+        click.echo(f"{styled('dead letter', fg='red', bold=True)} of {event.dead_subscription}: {event.dead_reason}")
     text = etree.tostring(event.tree, encoding="unicode", pretty_print=True)
     if sys.stdout.isatty():
         from rich.syntax import Syntax

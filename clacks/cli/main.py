@@ -12,6 +12,7 @@ from .demo import demo
 from .filter import filters
 from .schemas import schemas
 from .status import status
+from .subscriptions import subscriptions
 from .user import user
 
 
@@ -23,6 +24,8 @@ from .user import user
         clacks status
         clacks consume "/*:Event/*:PhoneStatus[*:Status = 'busy']"
         clacks filter check "/*:Event/*:PhoneStatus[*:Status = 'busy']"
+        clacks consume --durable billing
+        clacks subscriptions
         clacks schemas PhoneStatus
         clacks call getNodes
         clacks user add anna
@@ -39,5 +42,5 @@ def clacks() -> None:
     """
 
 
-for command in (call, cert, consume, demo, filters, schemas, status, user):
+for command in (call, cert, consume, demo, filters, schemas, status, subscriptions, user):
     clacks.add_command(command)

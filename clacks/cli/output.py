@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,22 +52,44 @@ def print_pretty(value: Any) -> None:
         print_json(value)
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def shown_size(size: int) -> str:
+    """A number of bytes for people, in powers of 1024."""
+    number, units = float(size), iter(("KiB", "MiB", "GiB", "TiB"))
+    unit = "B"
+    while number >= 1000:  # 4 figures before the point are no longer read at a glance
+        number, unit = number / 1024, next(units, "PiB")
+    return f"{size} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def shown_queue(one: Mapping[str, Any]) -> str:
+    """How much waits for a subscription; for a durable one that is everything it has not settled."""
+    waiting = one.get("kept", one["waiting"])
+    return f"{waiting} ({shown_size(one['waiting_bytes'])})" if waiting else "0"
+
+
 def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headings. Elsewhere than on a terminal every row is one line, however long, so that grep finds it whole."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, seldom: Sequence[str] = ()) -> None:
+    """Rows under headings; the columns `seldom` only if there is something in one. Elsewhere than on a terminal every row is one line,
+    however long, so that grep finds it whole."""
+    shown = [place for place, column in enumerate(columns) if column not in seldom or any(row[place] for row in rows)]
+    columns, rows = [columns[place] for place in shown], [[row[place] for place in shown] for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(cell, overflow="fold") for cell in row))  # a name that is cut is no name
         console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]

@@ -19,6 +19,7 @@ _INTEGERS: Final = frozenset({
     "integer", "long", "int", "short", "byte", "nonNegativeInteger", "positiveInteger", "nonPositiveInteger", "negativeInteger",
     "unsignedLong", "unsignedInt", "unsignedShort", "unsignedByte",
 })  # fmt: skip
+_SELDOM: Final = ("dropped", "attempts", "dead_reason", "dead_subscription")  # shown where there is something to tell
 _NUMBERS: Final = frozenset({"decimal", "float", "double"})
 
 
@@ -31,12 +32,14 @@ class Projection:
     def of(self, event: ReceivedEvent) -> dict[str, Any]:
         """`content` is the event's own element; around it is what the bus knows."""
         content = next(child for child in event.tree.iterchildren() if isinstance(child.tag, str))
+        seldom = {key: getattr(event, key) for key in _SELDOM}
         return {
             "event": event.name,
             "id": event.id,
             "user": event.user,
             "time": event.time.isoformat() if event.time else None,
             "properties": dict(event.properties),
+            **{key: value for key, value in seldom.items() if value},
             "content": _value(content, "", self._fields.get(event.name, {})),
         }
 

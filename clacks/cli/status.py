@@ -9,7 +9,7 @@ import click
 
 from .bus import on_bus, url_option
 from .command import Command, json_option
-from .output import print_json, print_table, styled
+from .output import counted, print_json, print_table, shown_queue, shown_size, styled
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
@@ -47,6 +47,8 @@ def _print(found: Mapping[str, Any]) -> None:
     subscriptions = found.get("subscriptions", [])
     problems = found.get("schema_problems", [])
     rows = [(key, _shown(key, value)) for key, value in found.items() if key not in ("subscriptions", "schema_problems")]
+    if store := _store(subscriptions):
+        rows.append(("store", store))
     width = max(len(key) for key, _ in rows)
     for key, value in rows:
         click.echo(f"{styled(f'{key:{width}}', bold=True)}  {value}")
@@ -56,11 +58,27 @@ def _print(found: Mapping[str, Any]) -> None:
     if not subscriptions:
         click.echo("No subscriptions. `clacks consume` makes one.")
         return
-    counters = [key for key in subscriptions[0] if key not in ("user", "address", "filters", "link")]
     print_table(
-        ["user", "address", *(key.replace("_", " ") for key in counters), "filter"],
-        [[one["user"], one["address"], *(str(one.get(key, "")) for key in counters), _one_line(one["filters"])] for one in subscriptions],
+        ["user", "name", "kind", "consumers", "sent", "waiting", "lost", "suspended", "filter"],
+        [_row(one) for one in subscriptions],
+        seldom=["lost", "suspended"],
     )
+
+
+def _row(one: Mapping[str, Any]) -> list[str]:
+    # The name of a link that is only a link says nothing; where it receives from does.
+    name = one["address"] if one["kind"] == "live" else one["name"]
+    lost = ", ".join(f"{one[kind]} {kind}" for kind in ("dropped", "dead") if one[kind])
+    row = [one["user"], name, one["kind"], one["consumers"], one["delivered"], shown_queue(one), lost, one.get("suspended", ""),
+           _one_line(one["filters"])]  # fmt: skip
+    return [str(cell) for cell in row]
+
+
+def _store(subscriptions: Sequence[Mapping[str, Any]]) -> str:
+    """What durable subscriptions have on the agent's disk."""
+    durable = [one for one in subscriptions if "kept" in one]
+    events, size = sum(one["kept"] for one in durable), sum(one["waiting_bytes"] for one in durable)
+    return f"{counted(events, 'event')} ({shown_size(size)}) for {counted(len(durable), 'durable subscription')}" if durable else ""
 
 
 def _one_line(filters: Sequence[str]) -> str:

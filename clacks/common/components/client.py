@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from ...amqp import (
     ACCEPTED,
@@ -56,6 +56,7 @@ log = logging.getLogger("clacks.client")
 
 XQUERY_FILTER: Final = Symbol("apache.org:xquery-filter:string")
 CAPABILITY: Final = "clacks-bus"
+DEAD_LETTERS: Final = "dead-letters"
 
 # Events fetched ahead: enough to hide a round trip at ten thousand a second, little to give back when the program ends.
 WINDOW: Final = 100
@@ -67,6 +68,7 @@ CONNECT_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 30.0
 
 Dial = Callable[[Url], Awaitable[Connection]]
+DeadLetters = Literal["look", "take"]
 
 
 async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
@@ -179,14 +181,19 @@ class BusClient:
 
     # --- the three things a client does ---
 
-    def events(self, xquery: str | None = None, *, event: str | None = None, keep: Keep | None = None) -> EventStream:
+    def events(
+        self, xquery: str | None = None, *, event: str | None = None, keep: Keep | None = None, dead_letters: DeadLetters | None = None
+    ) -> EventStream:
         """The events that `xquery` matches (all without one), only those called `event` if given. Iterate over it, or use it as a context.
 
         An event is accepted when the next one is asked for; those fetched ahead are given back when the iteration ends. The stream is
-        attached again after a lost connection. `keep` says how the agent keeps events meanwhile, and for whom. Raises ClacksError
-        (filter-invalid, ...) at the first step.
+        attached again after a lost connection. `keep` says how the agent keeps events meanwhile, and for whom. `dead_letters` gives those
+        of this user instead: "take" accepts them like events, "look" gives all of them back in the end. Raises ClacksError
+        (filter-invalid, ...) at the first step, and ValueError for dead letters with something to choose them by.
         """
-        return EventStream(self, xquery, event, keep)
+        if dead_letters is not None and (xquery is not None or event or keep is not None):
+            raise ValueError("dead letters are one queue: there is nothing to choose or to keep")
+        return EventStream(self, xquery, event, keep, dead_letters)
 
     async def send(
         self, event: bytes | str | etree._Element, *, properties: dict[str, Any] | None = None, ttl: float | None = None
@@ -403,11 +410,12 @@ class Subscription(_LinkUser):
     """A link that events come in on, attached again whenever it is lost. Each event goes to `deliver`, in its order."""
 
     def __init__(
-        self, client: BusClient, xquery: str | None, event: str | None, deliver: Callable[[Delivery], None], keep: Keep | None = None
-    ) -> None:
+        self, client: BusClient, xquery: str | None, event: str | None, deliver: Callable[[Delivery], None], keep: Keep | None = None,
+        *, dead_letters: bool = False,
+    ) -> None:  # fmt: skip
         self._client, self._deliver = client, deliver
         self._keep = keep or Keep()
-        address = f"{client.domain}.event.{event}" if event else client.domain
+        address = f"{client.domain}.{DEAD_LETTERS}" if dead_letters else f"{client.domain}.event.{event}" if event else client.domain
         self._source = self._keep.source(address, {"xquery": Described(XQUERY_FILTER, xquery)} if xquery is not None else {})
         self._lost: asyncio.Event = asyncio.Event()
         self._reason: Condition | None = None
@@ -484,9 +492,12 @@ class Subscription(_LinkUser):
 class EventStream:
     """What `BusClient.events` gives: an asynchronous iterator of `ReceivedEvent`s."""
 
-    def __init__(self, client: BusClient, xquery: str | None, event: str | None, keep: Keep | None) -> None:
+    def __init__(
+        self, client: BusClient, xquery: str | None, event: str | None, keep: Keep | None, dead_letters: DeadLetters | None = None
+    ) -> None:
         self._queue: asyncio.Queue[Delivery | ClacksError] = asyncio.Queue()
-        self._subscription = Subscription(client, xquery, event, self._queue.put_nowait, keep)
+        self._subscription = Subscription(client, xquery, event, self._queue.put_nowait, keep, dead_letters=dead_letters is not None)
+        self._accepts = dead_letters != "look"
         self._keeper: asyncio.Task[None] | None = None
         self._current: Delivery | None = None
 
@@ -520,7 +531,7 @@ class EventStream:
         item = await self._queue.get()
         if isinstance(item, ClacksError):
             raise item
-        self._current = item
+        self._current = item if self._accepts else None  # what is left unsettled is given back when the link ends
         return item.event
 
     async def aclose(self) -> None:

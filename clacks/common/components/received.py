@@ -19,7 +19,8 @@ _parser = objectify.makeparser(resolve_entities=False, no_network=True, load_dtd
 class ReceivedEvent:
     """`tree` is the `<Event>` element (lxml.objectify), `name` the event's, `body` the bytes it came in; `id`, `user` (the authenticated
     sender) and `time` (of acceptance, UTC) are the agent's word; `properties` the sender's application properties. `dropped` events were
-    lost just before this one, because more waited than may; `attempts` to deliver this one have failed."""
+    lost just before this one, because more waited than may; `attempts` to deliver this one have failed. A dead letter has the
+    `dead_reason`, and is one of the subscription `dead_subscription`; elsewhere both are empty."""
 
     name: str
     tree: objectify.ObjectifiedElement
@@ -30,6 +31,8 @@ class ReceivedEvent:
     properties: Mapping[str, Any]
     dropped: int = 0
     attempts: int = 0
+    dead_reason: str = ""
+    dead_subscription: str = ""
 
     @classmethod
     def read(cls, message: Message) -> Self:
@@ -56,4 +59,6 @@ class ReceivedEvent:
             properties=message.application_properties,
             dropped=int(annotations.get("x-opt-clacks-dropped", 0)),
             attempts=int(message.header.delivery_count or 0),
+            dead_reason=str(annotations.get("x-opt-clacks-dead-reason", "")),
+            dead_subscription=str(annotations.get("x-opt-clacks-dead-subscription", "")),
         )
