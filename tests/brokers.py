@@ -182,8 +182,15 @@ class RabbitMQ:
         parts = [*sorted(self._folder.glob("log/*.log")), self._folder / "output"]
         return "".join(part.read_text(errors="replace") for part in parts if part.exists())
 
+    @property
+    def _failure(self) -> str:
+        """Of the log what says why: from its first error on; the dumps of Erlang's supervisors that follow are as long as one likes."""
+        log = self.log
+        first = log.find("[error]")
+        return log[first : first + 4000] if first >= 0 else log[-4000:]
+
     def start(self) -> None:
-        """Returns when AMQP is accepted. Raises RuntimeError with the end of the log."""
+        """Returns when AMQP is accepted. Raises RuntimeError with what the log says."""
         atexit.register(self.stop)
         try:
             self._spawn([str(self._folder / "bin" / "epmd")])
@@ -191,7 +198,7 @@ class RabbitMQ:
             end = time.monotonic() + START_SECONDS
             while not self._answers():
                 if node.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"RabbitMQ {self.version} does not start:\n{self.log[-4000:]}")
+                    raise RuntimeError(f"RabbitMQ {self.version} does not start:\n{self._failure}")
                 time.sleep(0.05)
         except BaseException:
             self.stop()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +16,28 @@ from urllib.parse import unquote
 import pytest
 
 from brokers import ADMIN, RabbitMQ, Unavailable, rabbitmq_root
-from clacks.amqp import ACCEPTED, Condition, Connection, Credentials, Draft, Message, Options, Properties, SaslFailure, connect
+from clacks.amqp import (
+    ACCEPTED,
+    Condition,
+    Connection,
+    Credentials,
+    Described,
+    Draft,
+    Int,
+    Message,
+    Modified,
+    Options,
+    Outcome,
+    Properties,
+    Receiver,
+    SaslFailure,
+    Symbol,
+    Terminus,
+    Timestamp,
+    UInt,
+    annotate,
+    connect,
+)
 from clacks.common.brokers import DIALECTS, Broker, Feature, Management, recognise
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
@@ -339,6 +361,129 @@ class _Mute:
         assert self.sent[-1].properties.to == "/queues/q"
 
 
+# --- what a domain stands on -----------------------------------------------------------------------------------------------------
+
+
+async def put(connection: Connection, target: Terminus, *encoded: bytes) -> list[Outcome]:
+    """Send on a link of its own; the outcomes in the order of sending."""
+    end = End()
+    sender = await connection.attach_sender(target, handler=end)
+    for message in encoded:
+        await until(lambda: sender.sendable or not sender.alive, "credit")
+        sender.send(message)
+    await until(lambda: len(end.outcomes) == len(encoded) or end.ended, "outcomes")
+    sender.close()
+    return [outcome for _, outcome in end.outcomes]
+
+
+async def take(connection: Connection, source: Terminus, **options: Any) -> tuple[Receiver, End]:
+    end = End(**options)
+    receiver = await connection.attach_receiver(source, handler=end)
+    receiver.window = 100
+    return receiver, end
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
+def test_the_bare_message_and_our_annotations_pass_as_they_are(rabbitmq: RabbitMQ, name: str, kind: str) -> None:
+    @run
+    async def scene() -> None:
+        properties = Properties("id-1", b"admin", subject="s", content_type="text/xml", absolute_expiry_time=4_000_000_000_000)
+        draft = Draft(b"one ", properties, {"a.b": True, "n": 2**40, "u": UInt(5)}).encode()
+        wide = b"\0\x80" + (0x74).to_bytes(8, "big") + b"\xd1\0\0\0\x12\0\0\0\x02\xa1\x03abc\x81" + (7).to_bytes(8, "big")
+        bares = [draft + b"\0\x53\x75\xb0\0\0\0\x03two", wide + b"\0\x53\x77\xb1\0\0\0\x02hi"]
+        ours = {"x-opt-clacks-id": "e1", "x-opt-clacks-time": Timestamp(1_700_000_000_000), "x-opt-clacks-list": ["a", 1, {"k": "v"}]}
+        async with managed(rabbitmq) as (connection, management):
+            await management.declare_queue(name, arguments={"x-queue-type": kind})
+            broker = recognise(connection.remote_properties, "")
+            assert await put(connection, broker.queue(name), *(annotate(bare, ours, ttl=60_000) for bare in bares)) == [ACCEPTED] * 2
+            _, end = await take(connection, replace(broker.queue(name), filter=FIRST if kind == "stream" else {}))
+            await until(lambda: len(end.received) == 2, "both messages")
+            assert [message.bare for message in end.messages] == bares
+            for message in end.messages:
+                assert {key: message.annotations[key] for key in ours} == ours
+                assert message.header.ttl == 60_000
+            await management.delete_queue(name)
+
+    scene()
+
+
+OFFSET = Symbol("rabbitmq:stream-offset-spec")
+FIRST = {OFFSET: Described(OFFSET, "first")}
+
+
+def test_a_stream_is_one_log_for_all_its_readers(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (connection, management), managed(rabbitmq) as (second, _):
+            await management.declare_queue(name, arguments={"x-queue-type": "stream", "x-max-length-bytes": 1_000_000})
+            source = recognise(connection.remote_properties, "").queue(name)
+            _, live = await take(second, replace(source, filter={OFFSET: Described(OFFSET, "next")}))
+            writers = (put(each, source, *(Draft(b"%d-%d" % (number, n)).encode() for n in range(50))) for number, each in
+                       enumerate((connection, second)))  # fmt: skip
+            assert await asyncio.gather(*writers) == [[ACCEPTED] * 50] * 2
+            _, again = await take(connection, replace(source, filter=FIRST))
+            _, middle = await take(connection, replace(source, filter={OFFSET: Described(OFFSET, 70)}))
+            await until(lambda: (len(live.received), len(again.received), len(middle.received)) == (100, 100, 30), "all that was written")
+            assert again.bodies == live.bodies
+            assert middle.bodies == live.bodies[70:]
+            assert [message.annotations["x-stream-offset"] for message in again.messages] == list(range(100))
+            await management.delete_queue(name)
+
+    scene()
+
+
+def test_of_the_consumers_of_a_queue_the_one_with_the_highest_priority_is_active(rabbitmq: RabbitMQ, name: str) -> None:
+    """The former keeps what it has not settled, and its successor gets nothing until then. When a consumer goes, the next has all of it.
+
+    What is given back is `modified`: if `released` is the last settlement, 4.0.5 leaves both without a message until somebody attaches."""
+
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (connection, management), managed(rabbitmq) as (second, _):
+            await management.declare_queue(name, arguments={"x-queue-type": "quorum", "x-single-active-consumer": True})
+            queue = recognise(connection.remote_properties, "").queue(name)
+            low, high = End(None), End(None)
+            first = await connection.attach_receiver(queue, handler=low, properties={"rabbitmq:priority": Int(1)})
+            first.window = 10
+            await put(connection, queue, *(Draft(b"%d" % number).encode() for number in range(2)))
+            await until(lambda: low.bodies == [b"0", b"1"], "the first two")
+            (await second.attach_receiver(queue, handler=high, properties={"rabbitmq:priority": Int(2)})).window = 10
+            await put(connection, queue, Draft(b"2").encode())
+            assert (low.bodies, high.bodies) == ([b"0", b"1"], [])
+            first.settle(low.received[0][0], ACCEPTED)
+            first.settle(low.received[1][0], Modified(failed=False))
+            await until(lambda: high.bodies == [b"1", b"2"], "what the former gave back, and what came since")
+            second.abort()
+            await until(lambda: low.bodies == [b"0", b"1", b"1", b"2"], "what the lost one had")
+            assert [message.header.delivery_count for message in low.messages] == [0, 0, 1, 1]
+            first.close()
+            await management.delete_queue(name)
+
+    scene()
+
+
+def test_a_forged_user_id_is_refused_by_the_broker(rabbitmq: RabbitMQ, name: str) -> None:
+    @run
+    async def scene() -> None:
+        async with managed(rabbitmq) as (connection, management):
+            await management.declare_queue(name, arguments={"x-queue-type": "quorum"})
+            queue = recognise(connection.remote_properties, "").queue(name)
+            assert await put(connection, queue, Draft(b"true", Properties(user_id=ADMIN.name.encode())).encode()) == [ACCEPTED]
+            end = End()
+            sender = await connection.attach_sender(queue, handler=end, alone=True)
+            await until(lambda: sender.sendable, "credit")
+            sender.send(Draft(b"forged", Properties(user_id=b"somebody")).encode())
+            await until(lambda: end.ended, "the link's end")
+            assert "user_id property set to 'somebody' but authenticated user was 'admin'" in str(end.ended[0][0])
+            assert management.alive
+            found = await management.queue_info(name)
+            assert found is not None
+            assert found.messages == 1
+            await management.delete_queue(name)
+
+    scene()
+
+
 # --- the broker as the tests run it -----------------------------------------------------------------------------------------------
 
 
@@ -369,9 +514,9 @@ def test_it_listens_on_loopback_only_and_leaves_nothing_behind(rabbitmq: RabbitM
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_it_dies_with_the_process_that_started_it(rabbitmq: RabbitMQ) -> None:
+def test_it_dies_with_the_process_that_started_it(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     script = "import os, signal, brokers; b = brokers.RabbitMQ(); b.start(); print(b.pid, flush=True); signal.pause()"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
