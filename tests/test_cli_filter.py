@@ -89,8 +89,16 @@ DEAR = """\
         ("some $x in //*, $y in //* satisfies $x/@id = $y/@ref", f"""\
   answered by  the agent's own evaluator, for the events that the index picks out
   looked for   //* exists
-  cost         dear: a loop inside a loop over the event
+  cost         dear: a loop inside a loop over the event (line 1, column 17)
+                 some $x in //*, $y in //* satisfies $x/@id = $y/@ref
+                                 ^
 {DEAR}"""),
+        ("declare variable $n as xs:integer? external; declare variable $site external; $n > 5 and $site", """\
+  answered by  the agent's own evaluator, for every event
+  looked for   nothing: no condition of this filter can be looked up
+  properties   $n as xs:integer?
+               $site
+  cost         cheap: the work is bounded by the size of the event"""),
     ],
 )  # fmt: skip
 def test_check(query: str, said: str) -> None:
@@ -166,7 +174,10 @@ def test_check_as_json() -> None:
         "tier": "index",
         "cost": "cheap",
         "reason": "",
+        "line": 0,
+        "column": 0,
         "conditions": ["/Event/PhoneStatus/Status = 'busy'"],
+        "properties": {},
     }
     refused = run("check", "--json", "//a[")
     error = json.loads(refused.stdout)["error"]

@@ -140,6 +140,21 @@ def test_a_variable_that_does_not_fit() -> None:
     assert told(number)[1].startswith("  [XPDY0002] The variable $n has no value.")
 
 
+def test_the_place_of_what_is_dear_is_the_filter_s_own() -> None:
+    for literal in ("'x'", "'longer'"):  # one template for both
+        before = f"//a = {literal} and\n(some $x in //*, "
+        compiled = compile_filter(f"{before}$y in //* satisfies $x/@id = $y/@ref)")
+        assert (compiled.cost, compiled.cost_place) == ("dear", (2, 18))
+        same = compile_filter(before.replace("\n", " ") + "$y in //* satisfies $x/@id = $y/@ref)")
+        assert same.cost_place == (1, len(before) + 1)
+    assert compile_filter("//a").cost_place == (0, 0)
+
+
+def test_external_variables_by_name_and_type() -> None:
+    declared = "declare variable $host.name external; declare variable $n as xs:integer? external := 5; declare variable $own := 1;"
+    assert compile_filter(f"{declared} $n > $own and $host.name").external == {"host.name": "", "n": "xs:integer?"}
+
+
 def explained(chance: random.Random) -> None:
     """Random filters and events: an explanation says what `matches` does, and each part of it what that part does by itself."""
     maker = Maker(chance)

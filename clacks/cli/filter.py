@@ -76,11 +76,20 @@ def check(query: str, as_json: bool) -> None:
     """
     compiled = _compiled(_filter_text(query))
     if as_json:
-        found = {"valid": True, "tier": compiled.tier, "cost": compiled.cost, "reason": compiled.cost_reason}
-        print_json({**found, "conditions": list(compiled.conditions)})
+        line, column = compiled.cost_place
+        found = {
+            "valid": True,
+            "tier": compiled.tier,
+            "cost": compiled.cost,
+            "reason": compiled.cost_reason,
+            "line": line,
+            "column": column,
+        }
+        print_json({**found, "conditions": list(compiled.conditions), "properties": compiled.external})
         return
     click.echo(styled("The filter compiles.", fg="green", bold=True))
-    for title, lines in (("answered by", _answered_by(compiled)), ("looked for", _looked_for(compiled)), ("cost", _cost(compiled))):
+    shown = {"answered by": _answered_by(compiled), "looked for": _looked_for(compiled), "properties": _properties(compiled)}
+    for title, lines in {**shown, "cost": _cost(compiled)}.items():
         for number, line in enumerate(lines):
             click.echo(f"  {styled(f'{title if not number else str():12}', bold=True)} {line}")
 
@@ -294,14 +303,21 @@ def _looked_for(compiled: Filter) -> list[str]:
     return [f"{'or ' if number else ''}{visible(one)}" for number, one in enumerate(compiled.conditions)]
 
 
+def _properties(compiled: Filter) -> list[str]:
+    """The application properties that the filter asks for, with the types it wants."""
+    return [f"${visible(name)}{f' as {kind}' if kind else ''}" for name, kind in compiled.external.items()]
+
+
 def _cost(compiled: Filter) -> list[str]:
     if compiled.cost == "cheap":
         return ["cheap: the work is bounded by the size of the event"]
     from ..agent.sandbox import Budget
 
     budget = Budget()
+    line, column = compiled.cost_place
     return [
-        f"dear: {visible(compiled.cost_reason)}",
+        f"dear: {visible(compiled.cost_reason)} (line {line}, column {column})",
+        *(f"  {one}" for one in pointed(compiled.text, line, column)),
         "It is evaluated in the agent's sandbox, a process of its own; only its own subscription waits for it.",
         f"The usual budget of one evaluation is {budget.seconds:g} s of processor time and {budget.memory // 2**20} MiB of memory.",
         "A filter that keeps exceeding it is suspended.",

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import template
 from .atoms import YES
-from .compiled import Compiled
-from .errors import FilterError
+from .compiled import Compiled, compile_module
+from .errors import FilterError, position
 from .explain import Explanation, explain
 from .frames import Event
+from .instance import describe as type_text
+from .module import parse
 from .plans import describe
 
 if TYPE_CHECKING:
@@ -41,6 +43,21 @@ class Filter:
     def cost_reason(self) -> str:
         """Why the filter is dear, in plain words; empty for a cheap one."""
         return "" if self.compiled.dear is None else self.compiled.dear[1]
+
+    @property
+    def cost_place(self) -> tuple[int, int]:
+        """Line and column of what makes the filter dear, counted from 1; (0, 0) for a cheap one. Compiles again: for people, not for paths
+        where filters come by the thousand."""
+        if self.compiled.dear is None:
+            return 0, 0
+        module = parse(self.text)  # what is compiled is shared with filters whose literals are longer or shorter
+        found = compile_module(module, {}).dear or self.compiled.dear
+        return position(module.text, found[0])
+
+    @property
+    def external(self) -> dict[str, str]:
+        """The external variables by name with their declared types, as `xs:integer?`; an empty text where none is declared."""
+        return {one.name: "" if one.type is None else type_text(one.type) for one in self.compiled.externals}
 
     @property
     def tier(self) -> str:
