@@ -190,7 +190,7 @@ class RabbitMQ:
         return log[first : first + 4000] if first >= 0 else log[-4000:]
 
     def start(self) -> None:
-        """Returns when AMQP is accepted. Raises RuntimeError with what the log says."""
+        """Returns when all its listeners accept. Raises RuntimeError with what the log says."""
         atexit.register(self.stop)
         try:
             self._spawn([str(self._folder / "bin" / "epmd")])
@@ -264,8 +264,9 @@ class RabbitMQ:
         return process
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
+        """The listeners come up one after the other, the plain one first."""
+        with contextlib.suppress(OSError, RuntimeError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return self.evaluate("rabbit:is_booted().") == "true"
         return False
 
     @property
