@@ -76,15 +76,8 @@ def check(query: str, as_json: bool) -> None:
     """
     compiled = _compiled(_filter_text(query))
     if as_json:
-        line, column = compiled.cost_place
-        found = {
-            "valid": True,
-            "tier": compiled.tier,
-            "cost": compiled.cost,
-            "reason": compiled.cost_reason,
-            "line": line,
-            "column": column,
-        }
+        found = {"valid": True, "tier": compiled.tier, "cost": compiled.cost, "reason": compiled.cost_reason}
+        found |= dict(zip(("line", "column"), compiled.cost_place, strict=True))
         print_json({**found, "conditions": list(compiled.conditions), "properties": compiled.external})
         return
     click.echo(styled("The filter compiles.", fg="green", bold=True))
