@@ -368,7 +368,7 @@ def main() -> int:
     try:
         rabbitmq_root()
     except Unavailable as error:
-        print(f"RabbitMQ will be left out: {error}", file=sys.stderr)
+        print(f"The tests on RabbitMQ are left out: {error}", file=sys.stderr)
         return 1
     return 0
 
