@@ -35,7 +35,7 @@ SALT_SIZE: Final = 32  # bytes; scramp's, and more than the 16 that are usual
 SECRET_SIZE: Final = 32  # bytes; as many as SHA-256 has
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_FORM: Final = re.compile(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
+_FORM: Final = re.compile(r"SCRAM-SHA-256\$([1-9][0-9]{0,8}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
 # CN of the subject, or a subject alternative name, as `amqp.connection.certificate_names` writes them.
 _CERTIFICATE: Final = re.compile(r"(CN=|DNS:|email:|URI:).+")
@@ -83,7 +83,7 @@ def read_users(path: Path) -> dict[str, User]:
         content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _invalid(str(path), str(error), "Mend it, or restore it from a backup.") from error
     tables = content.get("users", {})
     if not isinstance(tables, dict):
@@ -196,9 +196,9 @@ class UserBook:
     def admits(self, user: str) -> bool:
         return user in self.users or (self._anonymous and user == ANONYMOUS)
 
-    def members(self) -> dict[str, frozenset[str]]:
-        """Everybody who may come in, with their groups."""
-        members = {name: user.groups for name, user in self.users.items()}
+    def members(self, users: Mapping[str, User] | None = None) -> dict[str, frozenset[str]]:
+        """Everybody who may come in, with their groups; with other `users` if they are given."""
+        members = {name: user.groups for name, user in (self.users if users is None else users).items()}
         return members | {"anonymous": frozenset()} if self._anonymous else members
 
 
