@@ -76,7 +76,7 @@ def test_a_broker_is_told_from_its_open(properties: dict[str, str], expected: st
 def test_a_broker_that_will_not_do_is_refused_with_what_would(properties: dict[str, str], sentence: str) -> None:
     with pytest.raises(ClacksError) as caught:
         recognise(properties, "amqp://broker")
-    assert caught.value.code == "config-invalid"
+    assert caught.value.code == "broker-unusable"
     assert str(caught.value).startswith(f"the broker at amqp://broker: {sentence}")
 
 

@@ -143,6 +143,14 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:connection:forced", EXIT_UNREACHABLE, 502),
     ("closed", "This {what} is closed. Make another one.", "amqp:illegal-state", EXIT_FAILED, 409),
     ("remote", "{sentence}", "amqp:internal-error", EXIT_FAILED, 500),
+    # --- a domain on a broker ---
+    ("broker-unusable", "The broker at {url} will not do: {reason}. Use one of these, or later: {needed}.", "amqp:not-implemented",
+     EXIT_USAGE, 501),
+    ("broker-refused", "{doing}: the broker says: {reason}. {hint}", "amqp:precondition-failed", EXIT_USAGE, 409),
+    ("domain-record", "A record of the domain's log is malformed: {reason}. It is skipped; are all agents of one version?",
+     "amqp:decode-error", EXIT_FAILED, 500),
+    ("domain-unsettled", "The agents of the domain do not agree at present: {reason}. Try again in a moment.",
+     "amqp:resource-limit-exceeded", EXIT_FAILED, 503),
     # --- running ---
     ("config-invalid", "{source}: {reason}. {hint}", "amqp:internal-error", EXIT_USAGE, 500),
     ("internal", "Something went wrong inside the agent ({reason}). Its log has more; please report it.", "amqp:internal-error",

@@ -87,6 +87,7 @@ class Subscription:
         self._queue: deque[Any] = deque()
         self._bytes = 0
         self._out = 0  # bytes with consumers, unsettled
+        self._durable = terms.durable
         self._only: Sender | None = None  # the link, where there is one
         self._settled = False
         self._returned: list[Message] = []  # a heap
@@ -319,7 +320,8 @@ class Subscription:
     def taken(self, message: Message) -> None:
         """Accepted."""
         self._out -= len(message[1])
-        self._end_of(message)
+        if self._attempts or self._durable:
+            self._end_of(message)
         if self._queue or self._returned:
             self.pump()
 
@@ -393,12 +395,13 @@ class Subscription:
 class Consumer:
     """The handler of a link on which a subscription's messages are sent."""
 
-    __slots__ = ("link", "settled", "subscription")
+    __slots__ = ("_taken", "link", "settled", "subscription")
 
     def __init__(self, link: Sender, subscription: Subscription) -> None:
         self.link = link
         self.settled = link.wants_settled
         self.subscription = subscription
+        self._taken = subscription.taken
         link.handler = self
 
     # --- amqp.LinkHandler ---
@@ -408,7 +411,7 @@ class Consumer:
 
     def outcome(self, link: Sender, token: Message, outcome: Outcome) -> None:
         if outcome is ACCEPTED:
-            self.subscription.taken(token)
+            self._taken(token)
         else:
             self.subscription.not_taken(self, token, outcome)
 

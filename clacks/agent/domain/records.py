@@ -154,7 +154,7 @@ def decode(body: bytes) -> Record | None:
 
 
 def malformed(reason: str) -> ClacksError:
-    return ClacksError("internal", reason=f"a record of the domain's log is malformed: {reason}")
+    return ClacksError("domain-record", reason=reason)
 
 
 def _refuse(constant: str) -> None:

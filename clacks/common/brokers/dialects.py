@@ -183,7 +183,7 @@ def recognise(properties: Mapping[str, Any], url: object) -> Broker:
 
 
 def _unusable(url: object, reason: str, needed: str) -> ClacksError:
-    return ClacksError("config-invalid", source=f"the broker at {url}", reason=reason, hint=f"Use one of these, or later: {needed}.")
+    return ClacksError("broker-unusable", url=url, reason=reason, needed=needed)
 
 
 def _written(version: Version) -> str:

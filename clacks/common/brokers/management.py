@@ -277,4 +277,4 @@ def _refused(doing: str, condition: Condition) -> ClacksError:
 
 def _error(doing: str, status: int, said: str) -> ClacksError:
     hint = _HINTS.get(status, "See the broker's log.")
-    return ClacksError("config-invalid", source=doing, reason=f"the broker says: {said}", hint=hint, status=status)
+    return ClacksError("broker-refused", doing=doing, reason=said, hint=hint, status=status)

@@ -263,7 +263,7 @@ class ExternalBroker:
     def management(self) -> Management:
         """Raises ClacksError if the broker cannot be reached."""
         if self._lines is None:
-            raise ClacksError("bus-overloaded")
+            raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
         return self._lines.management
 
     # --- publishers ---

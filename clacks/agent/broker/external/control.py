@@ -135,13 +135,13 @@ class Control:
 
     async def _written(self, record: Record, future: asyncio.Future[Change]) -> tuple[Change, int]:
         if self._sender is None:
-            raise ClacksError("bus-overloaded")
+            raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
         self._write(record)
         try:
             async with asyncio.timeout(2 * self.domain.timing.lease):
                 return await future, self._offset
         except TimeoutError:
-            raise ClacksError("bus-overloaded") from None
+            raise ClacksError("domain-unsettled", reason="what was written has not been read back") from None
 
     async def _reached(self, offset: int) -> None:
         if not self.domain.reached(offset, now()):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ....amqp import ACCEPTED, RELEASED, CodecError, Condition, Connection, Int, Link, Message, Outcome, Receiver, Sender
+from ....amqp import ACCEPTED, RELEASED, CodecError, Condition, Connection, Int, Link, Message, Modified, Outcome, Receiver, Sender
 from ....common.brokers import Broker
 from ....common.errors import ClacksError
 from ...intake import Intake, Lane
@@ -22,6 +22,9 @@ from .names import ANSWER, TOKEN, sender_of
 
 # Events of one queue under way in an agent: what it may have to do again if it is killed, and enough for some milliseconds of the broker's.
 WINDOW: Final = 400
+
+# Given back. Where `released` is the last outcome before another consumer's turn, RabbitMQ 4.0 gives nobody anything.
+BACK: Final = Modified(failed=False)
 
 # What the broker itself notes on a message is not its sender's.
 _BROKERS_OWN: Final = ("x-exchange", "x-routing-key", "x-delivery-count", "x-acquired-count", "x-opt-deaths")
@@ -88,7 +91,7 @@ class Ingress:
 
         def done(error: ClacksError | None) -> None:
             if error is not None and as_outcome(error) is RELEASED:  # not now: the broker gives it to somebody, or here again
-                link.settle(number, RELEASED)
+                link.settle(number, BACK)
                 return
             if queue:
                 self._answer(user, queue, token, error)
