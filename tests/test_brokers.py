@@ -77,7 +77,7 @@ def test_a_broker_that_will_not_do_is_refused_with_what_would(properties: dict[s
     with pytest.raises(ClacksError) as caught:
         recognise(properties, "amqp://broker")
     assert caught.value.code == "broker-unusable"
-    assert str(caught.value).startswith(f"the broker at amqp://broker: {sentence}")
+    assert str(caught.value).startswith(f"The broker at amqp://broker will not do: {sentence}")
 
 
 @pytest.mark.parametrize(
