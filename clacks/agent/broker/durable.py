@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from itertools import islice
+from itertools import islice, takewhile
 
 from ...amqp import Message as Encoded
 from ...common.errors import ClacksError
@@ -51,8 +51,9 @@ class DurableSubscription(Subscription):
     def state(self) -> StoredSubscription:
         """What the store has to know."""
         high = self._settled_to
-        still = sorted(number for number in self._open if number <= high)
-        return StoredSubscription(self.id, self.user, self.terms.to_json(), high, still, self.suspension)
+        still = {number for number in self._open if number <= high}
+        still.update(takewhile(lambda number: number <= high, self._queue))  # `remove` settles out of turn
+        return StoredSubscription(self.id, self.user, self.terms.to_json(), high, sorted(still), self.suspension)
 
     def reform(self) -> None:
         """It has other terms; what waits stays."""

@@ -141,7 +141,7 @@ class EmbeddedBroker:
         subscriptions = self.subscriptions
         number, name = subscriptions.next_number(), routed.event.name
         message = (number, encoded, expires, None, name)
-        if not subscriptions.durable and not subscriptions.blocking:
+        if not subscriptions.durable and not subscriptions.blocking and not lane.held:
             for subscription in matched:
                 subscription.offer(message)
             if undecided:

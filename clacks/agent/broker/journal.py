@@ -218,6 +218,7 @@ class Journal:
             self._batch.gone[:0] = batch.gone
             self._batch.removed[:0] = batch.removed
             self._dirty = {number: state for number, state in dirty.items() if number not in batch.removed} | self._dirty
+            self._batch.subscriptions = batch.subscriptions | self._batch.subscriptions
         for call in calls:
             call(error)
         if error is None:

@@ -93,7 +93,8 @@ class Store:
             elif layout > LAYOUT:
                 raise failed(f"{path} is of a later version of Clacks")
         except (OSError, sqlite3.Error) as error:
-            raise failed(f"{path}: {error}") from error
+            busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+            raise failed(f"{path}: {'another agent uses it' if busy else error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -116,8 +117,7 @@ class Store:
             last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'subscription'").fetchone()
         except sqlite3.Error as error:
             raise failed(str(error)) from error
-        found = [StoredSubscription(row[0], row[1], json.loads(row[2]), row[3], _numbers(row[4], "q"), row[5]) for row in rows]
-        return found, last[0] if last else 0
+        return [_subscription(*row) for row in rows], last[0] if last else 0
 
     def events(self) -> Iterator[tuple[StoredEvent, int]]:
         """All events in their order, each without `encoded` and with its size. Raises ClacksError."""
@@ -138,8 +138,8 @@ class Store:
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
     def write(self, batch: Batch) -> None:
-        """All of it, or nothing; on the disk when this returns. Raises ClacksError store-failed, and then nothing of it is certain to be
-        there: a disk that failed to write once may have kept any part."""
+        """All of it, or nothing; on the disk when this returns. Raises ClacksError store-failed, and then nothing of it is there; but an
+        end of the process before the next write may find all of it on a disk that took it and failed to say so."""
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -158,18 +158,32 @@ class Store:
             db.executemany("DELETE FROM event WHERE number = ?", ((one,) for one in batch.gone))
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._recover()
+            self._roll_back()
             raise failed(str(error)) from error
-        if batch.gone and db.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES:
-            with contextlib.suppress(sqlite3.Error):  # the next one will tell
-                db.execute(f"PRAGMA incremental_vacuum({_FREE_PAGES // 4})").fetchall()
+        if batch.gone:
+            with contextlib.suppress(sqlite3.Error):  # the batch is written; what is wrong the next one will tell
+                self._shrink()
 
-    def _recover(self) -> None:
-        """Read again what is there: after a failed fsync what memory holds is not what the disk has."""
+    def _roll_back(self) -> None:
+        """On this connection, which knows how far the log is good: the next batch is written over what failed. Another one would read
+        back what the failed fsync has left in the kernel's memory, go on behind it, and lose all of that with the power."""
         with contextlib.suppress(sqlite3.Error):
-            self._db.close()
-        with contextlib.suppress(sqlite3.Error):
-            self._db = self._connect()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _shrink(self) -> None:
+        if self._db.execute("PRAGMA freelist_count").fetchone()[0] > _FREE_PAGES:
+            self._db.execute(f"PRAGMA incremental_vacuum({_FREE_PAGES // 4})").fetchall()
+
+
+def _subscription(number: int, user: str, terms: str, settled: int, still: bytes, suspended: str) -> StoredSubscription:
+    try:
+        known = json.loads(terms)
+        if not isinstance(known, dict):
+            raise ValueError("its terms are no object")
+        return StoredSubscription(number, user, known, settled, _numbers(still, "q"), suspended)
+    except ValueError as error:
+        raise failed(f"subscription {number} is damaged: {error}") from error
 
 
 def failed(reason: str) -> ClacksError:
