@@ -1,27 +1,39 @@
 """Bytes that nobody should send: frames of real traffic, changed at random, into an agent that is otherwise real.
 
-    python tests/fuzzing.py --seconds 600 --seed 7      a longer run than the tests' own
+    python tests/fuzzing.py frames --seconds 600 --seed 7        a longer run than the tests' own
+    python tests/fuzzing.py filters --seconds 600                one of tests/fuzz_targets.py
+    python tests/fuzzing.py xml --engine atheris --seconds 600   guided by coverage (pip install atheris)
 
-Each round is one connection to the agent's broker (authenticated, so that everything behind the door is reached). What comes of it may
-be an error of ours or a closed connection; an exception, or a process that dies, is a fault. The bytes of the round under way are kept
-in --keep, so that a crash can be repeated.
+Of `frames` each round is one connection to the agent's broker (authenticated, so that everything behind the door is reached). What comes
+of it may be an error of ours or a closed connection; an exception, or a process that dies, is a fault. The bytes of the round under way
+are kept in --keep, so that a crash can be repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if "atheris" in sys.argv:  # it sees what is imported from here on
+    import atheris
+
+    with atheris.instrument_imports(include=["clacks"]):
+        import fuzz_targets  # noqa: F401
+
 from clacks.amqp import Connection, Credentials, Described, Draft, Message, Options, Properties, Symbol, Terminus
 from clacks.amqp.client import Silent
 from clacks.amqp.sasl import ClientHandshake, Handshake
 from clacks.testing import LocalBus, sample
-from support import End
+from fuzz_targets import TARGETS, Target, mutated
+from support import End, resident
 
 
 class LetIn(Handshake):
@@ -203,15 +215,59 @@ def handshakes(rng: random.Random) -> bytes:
     return changed(asyncio.run(first()), rng)
 
 
+def repeat(target: Target, seed: int, *, count: int | None = None, seconds: float | None = None, keep: Path | None = None) -> int:
+    """So many rounds of a target of tests/fuzz_targets.py, or as many as fit; how many there were. Raises whatever is a fault."""
+    seeds, rng = target.seeds(), random.Random(seed)
+    for data in seeds:
+        target.play(data)
+    end = time.monotonic() + (seconds or 1e9)
+    done = 0
+    while (count is None or done < count) and time.monotonic() < end:
+        data = mutated(target, seeds, rng)
+        if keep is not None:
+            keep.write_bytes(data)
+        target.play(data)
+        done += 1
+    return done
+
+
+def guided(target: Target, seconds: float) -> None:
+    """The same with atheris, which looks for inputs that reach other code. It ends the process, and prints runs and memory itself."""
+    import atheris
+
+    folder = Path(tempfile.mkdtemp(prefix="clacks-corpus-"))
+    for number, data in enumerate(target.seeds()):
+        (folder / f"{number}").write_bytes(data)
+    words = folder.with_suffix(".dict")
+    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words if 0 < len(word) < 100))
+    # A mebibyte is an event's limit; what is smaller reaches the same code more often.
+    flags = [f"-max_total_time={int(seconds)}", f"-dict={words}", "-max_len=20000", "-rss_limit_mb=0", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *flags, str(folder)], target.play)
+    atheris.Fuzz()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("target", choices=["frames", *TARGETS], nargs="?", default="frames")
+    parser.add_argument("--engine", choices=["random", "atheris"], default="random", help="atheris is not for frames")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="the file for the bytes of the round under way")
     arguments = parser.parse_args()
+    if arguments.target != "frames":
+        target = TARGETS[arguments.target]
+        if arguments.engine == "atheris":
+            guided(target, arguments.seconds)
+        warm = repeat(target, arguments.seed, seconds=arguments.seconds / 4, keep=arguments.keep)
+        gc.collect()
+        before = resident()
+        done = warm + repeat(target, arguments.seed + 1, seconds=arguments.seconds * 3 / 4, keep=arguments.keep)
+        gc.collect()
+        print(f"{arguments.target}: {done} rounds without a fault; {before >> 20} MiB when warm, {resident() >> 20} at the end")
+        return
     with LocalBus() as bus:
         done = bus._background.run(rounds(bus, arguments.seed, seconds=arguments.seconds, keep=arguments.keep))
-        print(f"{done} rounds; what is left at the broker: {len(bus.agent.broker.subscriptions)} subscriptions")
+        print(f"{done} rounds; what is left at the broker: {len(bus.agent.broker.subscriptions.all)} subscriptions")
 
 
 if __name__ == "__main__":

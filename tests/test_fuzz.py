@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import fuzzing
 from clacks.amqp import Options, ScramVerifier, serve
 from clacks.testing import LocalBus
+from clacks.xquery import FilterError, compile_filter
+from fuzz_targets import TARGETS
 from support import resident, run, until
 
 
@@ -25,10 +30,52 @@ def test_changed_frames(seed: int) -> None:
         assert bus._background.run(fuzzing.rounds(bus, seed + 100, count=1000)) == 1000
         gc.collect()
         assert resident() - before < 8 * 2**20
-        assert not bus.agent.broker.subscriptions
-        assert not bus.agent.broker.replies
+        assert not bus.agent.broker.subscriptions.all
+        assert not bus.agent.broker.subscriptions.replies
         assert bus.agent.bus.subscriptions == 0
         assert bus.proxy().getSessionUser() == "admin", "it still serves"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_changed_inputs(name: str) -> None:
+    """Of each kind of input good ones, changed as tests/fuzz_targets.py knows them: nothing but our own errors comes out."""
+    assert fuzzing.repeat(TARGETS[name], 1, seconds=4.0) > 0
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_input(name: str, data: st.DataObject) -> None:
+    """Of each kind anything at all, of pieces of its language; hypothesis makes a fault small."""
+    piece = st.one_of(st.sampled_from(TARGETS[name].words), st.sampled_from(TARGETS[name].words), st.binary(max_size=4))
+    TARGETS[name].play(b"".join(data.draw(st.lists(piece, max_size=12))))
+
+
+# What fuzzing has found, as small as it could be made.
+FOUND = [
+    ("toml", b"listen = " + b"9" * 5_000),
+    ("toml", b"idle_timeout = " + b"9" * 400),
+    ("toml", b"queue.events = inf"),
+    ("toml", b"a = " + b"[" * 3_000),
+    ("toml", b'state_dir = "~nobody-of-that-name/x"'),
+    ("toml", b'[users.a]\nscram = "SCRAM-SHA-256$' + b"9" * 5_000 + b':AA==$AA==:AA=="'),
+    ("filters", b"/a = 'b'"),
+    ("filters", b"/a = '\xa8'"),  # the same with a character that there is not: it was taken, once its like was known
+    ("filters", b"/a = '\0'"),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND, ids=lambda value: repr(value)[:40])
+def test_what_was_found(name: str, data: bytes) -> None:
+    TARGETS[name].play(data)
+
+
+def test_a_filter_of_a_known_form_is_still_read() -> None:
+    compile_filter("/known/form = 'b'")
+    for text in ("/known/form = '\0'", "/known/form = '\ud800'"):
+        with pytest.raises(FilterError) as refused:
+            compile_filter(text)
+        assert refused.value.code == "XPST0003"
 
 
 class Nobody:
@@ -68,3 +115,64 @@ def test_changed_handshakes() -> None:
         await listener.close()
 
     test()
+
+
+# --- the time that a filter takes to compile ---
+
+# A filter of n pieces, of each kind that a loop over all others could hide behind.
+GROWING: dict[str, Callable[[int], str]] = {
+    "alternatives": lambda n: " or ".join(f"/a = '{number}'" for number in range(n)),
+    "a list": lambda n: "/a = (" + ", ".join(f"'{number}'" for number in range(n)) + ")",
+    "predicates": lambda n: "/a" + "".join(f"[b{number} = 1]" for number in range(n)),
+    "variables": lambda n: " ".join(f"let $x{number} := /a{number}" for number in range(n)) + " return $x0",
+    "variables of each other": lambda n: (
+        "let $x0 := /a " + " ".join(f"let $x{number + 1} := $x{number}/b" for number in range(n)) + f" return $x{n}"
+    ),
+    "declared variables": lambda n: "".join(f"declare variable $x{number} := {number};" for number in range(n)) + "$x0 = 1",
+    "functions": lambda n: "".join(f"declare function local:f{number}($x) {{ $x }};" for number in range(n)) + "local:f0(1)",
+    "namespaces": lambda n: "".join(f"declare namespace n{number} = 'u{number}';" for number in range(n)) + "/n0:a",
+    "steps": lambda n: "/a" * n,
+    "parentheses": lambda n: "(" * n + "1" + ")" * n,
+    "comments in each other": lambda n: "(:" * n + ":)" * n + "1",
+    "references": lambda n: "'" + "&amp;" * n + "' = /a",
+    "doubled quotes": lambda n: "'" + "''" * n + "' = /a",
+    "texts joined": lambda n: " || ".join(["'x'"] * n) + " = /a",
+    "constructors": lambda n: "<a>" + "<b/>" * n + "</a>",
+}
+
+
+def steps(text: str) -> int:
+    """The calls that compiling takes, which unlike its time are the same in every run. Zero where it is refused as too large."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        compile_filter(text)
+    except FilterError as error:
+        calls = 0 if error.code == "CLXQ0002" else calls
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+# What is put in the place of each other, or joined, takes a square, of no more pieces than the limits let in. A million calls are 60 ms.
+SQUARES = ("variables", "variables of each other", "texts joined")
+MOST_CALLS = 1_000_000
+
+
+@pytest.mark.parametrize("kind", SQUARES)
+def test_what_takes_a_square_ends_soon(kind: str) -> None:
+    taken = [steps(GROWING[kind](size)) for size in range(10, 330, 20)]
+    assert max(taken) < MOST_CALLS
+    assert taken[-1] == 0, "it is refused as too large"
+
+
+@pytest.mark.parametrize("kind", sorted(GROWING.keys() - set(SQUARES)))
+def test_a_filter_twice_as_long_takes_twice_as_long_to_compile(kind: str) -> None:
+    small, large = (steps(GROWING[kind](size)) for size in (20, 40))
+    assert large < 2.6 * small

@@ -72,7 +72,7 @@ def _count(least: int, most: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         try:
             number = int(value) if not isinstance(value, bool) else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # infinity overflows
             number = None
         if number is None or not least <= number <= most:
             raise ValueError(f"a whole number from {least} to {most} is expected")
@@ -84,7 +84,7 @@ def _count(least: int, most: int) -> Callable[[Any], int]:
 def _seconds(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 < number <= 86400:
         raise ValueError("a number of seconds, above 0 and up to 86400, is expected")
@@ -110,7 +110,13 @@ def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _path(value: Any) -> Path:
-    return Path(_text(str(value) if isinstance(value, Path) else value)).expanduser()
+    text = _text(str(value) if isinstance(value, Path) else value)
+    if "\0" in text:
+        raise ValueError("a path is expected")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no such home folder") from error
 
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
@@ -381,7 +387,7 @@ def _read(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except OSError as error:
         raise ClacksError("config-invalid", source=str(path), reason=error.strerror or str(error), hint="Check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number of thousands of digits
         raise ClacksError("config-invalid", source=str(path), reason=f"not TOML: {error}", hint="Mend that line.") from error
     flat: dict[str, Any] = {}
     for key, value in content.items():

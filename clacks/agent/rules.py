@@ -46,7 +46,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         return ()
     except OSError as error:
         raise _invalid(path, "", error.strerror or str(error), "Check its permissions.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(path, "", f"not TOML: {error}", "Mend that line.") from error
     for key in content:
         if key != "rules":

@@ -277,14 +277,20 @@ def _not_text(text: object) -> NoReturn:
     raise TypeError(f"a filter is text, not {type(text).__name__}")
 
 
-def parse(text: str, spans: dict[int, tuple[int, int]] | None = None) -> Module:
-    """The tree of a filter; raises FilterError with line, column and code. `spans` is filled with where the operands stand."""
-    if not isinstance(text, str):
-        _not_text(text)
+def readable(text: str) -> str:
+    """A filter's text as it is read; raises FilterError for what is no character of XML, wherever it stands."""
     text = line_ends(text)
     wrong = _NO_CHARACTER.search(text)
     if wrong is not None:
         raise error_at(text, wrong.start(), "XPST0003", f"U+{ord(wrong.group()):04X} is not a character of XML")
+    return text
+
+
+def parse(text: str, spans: dict[int, tuple[int, int]] | None = None) -> Module:
+    """The tree of a filter; raises FilterError with line, column and code. `spans` is filled with where the operands stand."""
+    if not isinstance(text, str):
+        _not_text(text)
+    text = readable(text)
     if len(text) > MAX_LENGTH:
         raise FilterError("CLXQ0002", f"The filter has {len(text)} characters; the limit is {MAX_LENGTH}", 1, 1)
     parser = _ModuleParser(text)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from . import syntax as s
 from .compiled import Compiled, compile_module
 from .lexer import Token, number
-from .module import Module, line_ends, parse
+from .module import Module, parse, readable
 from .names import FN, split
 
 # What certainly are literals; that they all are, and that there are no others, is checked against the parser for each skeleton.
@@ -67,7 +67,7 @@ def compiled(text: str) -> tuple[Compiled, tuple[Any, ...]]:
     """The template of a filter's text, and the values of its free literals; raises FilterError."""
     if not isinstance(text, str) or len(text) > LONGEST:
         return compile_module(parse(text), {}), ()
-    text = line_ends(text)
+    text = readable(text)  # a literal of a known template is never parsed again
     parts = _LITERAL.split(text)
     literals = parts[1::2]
     parts[1::2] = [_kind(literal) for literal in literals]
