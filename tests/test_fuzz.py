@@ -149,15 +149,15 @@ def steps(text: str) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    before = sys.getprofile()
+    before, code = sys.getprofile(), ""
     sys.setprofile(count)
     try:
         compile_filter(text)
     except FilterError as error:
-        calls = 0 if error.code == "CLXQ0002" else calls
+        code = error.code
     finally:
         sys.setprofile(before)
-    return calls
+    return 0 if code == "CLXQ0002" else calls
 
 
 # What is put in the place of each other, or joined, takes a square, of no more pieces than the limits let in. A million calls are 60 ms.
