@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import dataclasses
 import gc
 import json
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..amqp import is_loopback
+from ..amqp.server import fit_descriptors
 from ..common.errors import EXIT_DONE, EXIT_FAILED, ClacksError
 from .access import ADMINISTRATORS
 from .agent import Agent
+from .audit import Rationed
 from .config import Config, load
 from .node import notify
 from .users import UserBook, make_user
@@ -61,6 +64,9 @@ def set_up_log(config: Config) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(config.log_format))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)
+    rationed = Rationed()
+    logging.getLogger("clacks.audit").addFilter(rationed)
+    atexit.register(rationed.flush)  # what was left out in the last minute
     logging.getLogger("watchfiles").setLevel("WARNING")  # it tells of every batch of changes; we tell what they meant
 
 
@@ -101,6 +107,7 @@ def _loop_factory() -> Any:
 
 
 async def _serve(config: Config, users: UserBook | None) -> int:
+    fit_descriptors(config.gate)
     agent = Agent(config, users)
     if not agent.users.users:
         logging.getLogger("clacks.agent").warning("no users", extra={"hint": "nobody can connect: make one with `clacks user add NAME`"})

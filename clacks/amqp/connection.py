@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import ssl
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
@@ -41,6 +42,8 @@ CLOSE_SECONDS: Final = 5.0
 LINK_LIMIT: Final = 4096
 # Links of our own in one session: RabbitMQ takes 256, and is mute from the next one on.
 LINKS_PER_SESSION: Final = 250
+# Attaches of one peer that are answered in one turn of the loop: one or two milliseconds.
+ATTACHES_PER_TURN: Final = 8
 # Bytes of one peer's that are worked off in one turn of the loop: some 150 small events, 3 ms. uvloop brings up to 250 KB in one piece,
 # and several pieces in one turn; beside a publisher in full flow others waited for 40 ms.
 TURN_SIZE: Final = 32 * 1024
@@ -129,6 +132,7 @@ class Connection(asyncio.Protocol):
         self._links: dict[Any, Sender | Receiver] = {}
         self._sessions: set[Any] = set()
         self._own_sessions: dict[Any, int] = {}  # with their links; one that is for a single link counts as full before it
+        self._attaching: deque[Sender | Receiver] = deque()
         self._names = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -505,12 +509,24 @@ class Connection(asyncio.Protocol):
                 Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
             )
             return
-        try:
-            self.handler.attach(link)
-        except AmqpError as error:
-            link.refuse(error.condition)
-        except ValueError as error:  # CodecError: a terminus that cannot be read
-            link.refuse(Condition("amqp:decode-error", str(error)))
+        self._attaching.append(link)
+        if len(self._attaching) == 1:
+            self.loop.call_soon(self._answer_attaches)
+
+    def _answer_attaches(self) -> None:
+        """A few in one turn: what comes in one read may be hundreds, and each takes the handler some 0.2 ms."""
+        for _ in range(min(ATTACHES_PER_TURN, len(self._attaching))):
+            link = self._attaching.popleft()
+            if not link.alive:
+                continue
+            try:
+                self.handler.attach(link)
+            except AmqpError as error:
+                link.refuse(error.condition)
+            except ValueError as error:  # CodecError: a terminus that cannot be read
+                link.refuse(Condition("amqp:decode-error", str(error)))
+        if self._attaching:
+            self.loop.call_soon(self._answer_attaches)
 
     def _link_remote_close(self, event: Any) -> None:
         self._link_remote_end(event, closed=True)

@@ -143,6 +143,7 @@ class Link:
 
     def release(self) -> None:
         """Free the engine's link: both sides have detached, or the connection is gone."""
+        self.handler = None  # it knows the link too: the two would wait for the collector
         pointer, self._pointer = self._pointer, NULL
         if pointer:
             lib.pn_link_free(pointer)

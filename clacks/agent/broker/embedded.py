@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any, Final, NamedTuple
 
-from ...amqp import ACCEPTED, AmqpError, CodecError, Condition, Connection, Receiver, Sender, Terminus
+from ...amqp import ACCEPTED, CodecError, Condition, Connection, Receiver, Sender, Terminus
 from ...amqp import Message as Encoded
 from ...common.errors import ClacksError
 from ..bus import Bus, Incoming, Routed
@@ -21,7 +21,7 @@ from ..config import Config
 from ..intake import Done, Intake, Lane
 from .addresses import Address, parse_address
 from .commands import CommandLink
-from .conditions import as_condition, as_outcome
+from .conditions import as_condition, as_outcome, refuse
 from .durable import DurableSubscription
 from .envelope import Stamp, bare_message, header, incoming_event
 from .inlet import Inlet, origin_of, peer_of
@@ -90,8 +90,7 @@ class EmbeddedBroker:
             else:
                 self.subscriptions.attach(link)
         except ClacksError as error:
-            log.info("link refused", extra={**_who(link.connection), "code": error.code, "reason": str(error)})
-            raise AmqpError(as_condition(error)) from error
+            refuse(link, error)
 
     def _attach_publisher(self, link: Receiver) -> None:
         target = link.remote_target or Terminus()

@@ -20,14 +20,15 @@ from ..bus import Bus
 from ..config import Config
 from ..sandbox import Budget, Sandbox
 from .addresses import DEAD_LETTERS, event_address, parse_address, reply_address
-from .conditions import as_condition
+from .compiler import Compiled, Compiler
+from .conditions import as_condition, refuse
 from .durable import DurableSubscription
 from .envelope import DEAD_NAME, DEAD_REASON, marked
 from .inlet import origin_of
 from .journal import Journal
 from .store import StoredEvent, StoredSubscription
 from .subscription import Counts, Message, Subscription
-from .terms import REPLACE, XQUERY_SYMBOL, Terms, compiled, read_filters, read_terms
+from .terms import REPLACE, XQUERY_SYMBOL, Terms, compiled, filters_in, read_terms
 
 log = logging.getLogger("clacks.broker")
 
@@ -57,6 +58,7 @@ class Subscriptions:
         self._config = config
         self._bus = bus
         self._loop = asyncio.get_running_loop()
+        self._compiler = Compiler()
         self._journal: Journal | None = None
         self._number = 0
         self._last_id = 0
@@ -139,23 +141,32 @@ class Subscriptions:
             raise ClacksError(
                 "address-unknown", address=source.address, hint="Receive from the domain's address, or from a dynamic source."
             )
-        filters, in_force = read_filters(source.filter)
-        texts = tuple(one.text for one in filters)
+        in_force = filters_in(source.filter)
+        texts = tuple(value.value for value in in_force.values())
         place = event_address(self._config.domain, address.name) if address.name else self._config.domain
         container = link.connection.remote_container
         terms = read_terms(link.name, container, source, link.remote_properties, texts, address.name, place)
         self._permit(link, terms)
-        if any(one.cost == "dear" for one in filters):
-            self.sandbox.warm()
         answer = Terminus(
             source.address, durable=2 if terms.durable else 0, expiry=source.expiry, timeout=source.timeout if terms.durable else 0,
             filter=in_force, capabilities=source.capabilities,
         )  # fmt: skip
-        if terms.durable or terms.shared:
-            self._attach_named(link, terms, answer)
-        else:
-            subscription = self._live(link, terms)
-            self._join(link, subscription, answer)
+        self._compiler.compile(link.connection.user, texts, lambda filters: self._compiled(link, terms, answer, filters))
+
+    def _compiled(self, link: Sender, terms: Terms, answer: Terminus, filters: Compiled) -> None:
+        if not link.alive:
+            return
+        try:
+            if isinstance(filters, ClacksError):
+                raise filters
+            if any(one.cost == "dear" for one in filters):
+                self.sandbox.warm()
+            if terms.durable or terms.shared:
+                self._attach_named(link, terms, answer)
+            else:
+                self._join(link, self._live(link, terms), answer)
+        except ClacksError as error:
+            refuse(link, error)
 
     def _permit(self, link: Sender, terms: Terms) -> None:
         user, rights = link.connection.user, self._bus.access.rights(link.connection.user)
@@ -229,8 +240,7 @@ class Subscriptions:
                 self._join(link, subscription, answer)
             else:
                 self.remove(subscription)
-                if link.alive:
-                    link.refuse(as_condition(error))
+                refuse(link, error)
 
         self.journal().define(subscription.state(), defined)
 
@@ -253,8 +263,8 @@ class Subscriptions:
         def defined(error: ClacksError | None) -> None:
             if error is None:
                 self._join(link, subscription, answer)
-            elif link.alive:
-                link.refuse(as_condition(error))
+            else:
+                refuse(link, error)
 
         self.journal().define(subscription.state(), defined)
 
@@ -469,6 +479,7 @@ class Subscriptions:
         for timer in (*self._timers.values(), self._trimmer):
             if timer is not None:
                 timer.cancel()
+        self._compiler.close()
         await self.sandbox.close()
         if self._journal is not None:
             await self._journal.close()

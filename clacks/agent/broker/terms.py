@@ -119,20 +119,17 @@ def _refused(reason: str) -> ClacksError:
     return ClacksError("link-refused", reason=f"{reason}.")
 
 
-def read_filters(given: Mapping[str, Any]) -> tuple[list[Filter], dict[str, Described]]:
-    """The XQuery filters in a source's filter map, compiled, and the part of the map that is in force (3.5.3: the answer tells).
+def filters_in(given: Mapping[str, Any]) -> dict[str, Described]:
+    """The XQuery filters in a source's filter map: the part of it that is in force (3.5.3: the answer tells), and every value a string.
 
-    Other filters are not in force and not in the answer. Raises ClacksError filter-invalid.
+    Raises ClacksError filter-invalid.
     """
-    filters, in_force = [], {}
-    for key, value in given.items():
-        if not isinstance(value, Described) or value.descriptor not in (XQUERY_SYMBOL, XQUERY_CODE):
-            continue
-        if not isinstance(value.value, str):
-            raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
-        filters.append(compiled(value.value))
-        in_force[key] = value
-    return filters, in_force
+    in_force = {
+        key: value for key, value in given.items() if isinstance(value, Described) and value.descriptor in (XQUERY_SYMBOL, XQUERY_CODE)
+    }
+    if not all(isinstance(value.value, str) for value in in_force.values()):
+        raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
+    return in_force
 
 
 def compiled(text: str) -> Filter:

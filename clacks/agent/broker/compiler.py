@@ -1,0 +1,96 @@
+"""Compiles the filters that links are attached with, each user within a share of the agent's time.
+
+A filter may take a quarter of a second to read, and somebody may attach bad ones in a loop: what is long is compiled in a thread, and who
+has used up more than a share waits, in the order of asking. Others do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from ...common.errors import ClacksError
+from ...xquery import Filter
+from .terms import compiled
+
+# The share of one processor that one user's attaches may take in the long run, and the seconds that may be used up at once: 80,000 usual
+# filters, or four of the longest.
+SHARE: Final = 0.02
+BURST: Final = 1.0
+# What a refused attach costs besides the compiling, in seconds: the link, and the line in the log.
+REFUSAL: Final = 0.0005
+# Characters from which on a filter is compiled in a thread: 2 ms.
+LONG: Final = 400
+
+Compiled = list[Filter] | ClacksError
+Then = Callable[[Compiled], None]
+
+
+class Compiler:
+    """`compile` calls back with the filters, or with why there are none; at once where that is possible."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="clacks-compile")
+        self._paid: dict[str, float] = {}  # when a user has paid for what was compiled, at the rate of SHARE
+        self._waiting: dict[str, deque[tuple[Sequence[str], Then]]] = {}
+
+    def compile(self, user: str, texts: Sequence[str], then: Then) -> None:
+        if user in self._waiting:
+            self._waiting[user].append((texts, then))
+        elif self._wait(user) > 0 or sum(map(len, texts)) > LONG:
+            self._waiting[user] = deque([(texts, then)])
+            self._next(user)
+        else:
+            then(self._charged(user, *_compile(texts)))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self, user: str) -> float:
+        """Seconds until the user may go on."""
+        return self._paid.get(user, 0.0) - self._loop.time() - BURST / SHARE
+
+    def _charged(self, user: str, answer: Compiled, seconds: float) -> Compiled:
+        cost = seconds + (REFUSAL if isinstance(answer, ClacksError) else 0.0)
+        now = self._loop.time()
+        self._paid[user] = max(self._paid.get(user, 0.0), now) + cost / SHARE
+        if len(self._paid) > 10_000:  # who has paid owes nothing
+            self._paid = {name: paid for name, paid in self._paid.items() if paid > now}
+        return answer
+
+    def _next(self, user: str) -> None:
+        wait = self._wait(user)
+        if wait > 0:
+            self._loop.call_later(wait, self._next, user)
+            return
+        texts, _ = self._waiting[user][0]
+        try:
+            work = self._loop.run_in_executor(self._thread, _compile, texts)
+        except RuntimeError:  # the agent stops
+            return
+        work.add_done_callback(lambda finished: self._done(user, finished))
+
+    def _done(self, user: str, finished: asyncio.Future[tuple[Compiled, float]]) -> None:
+        if finished.cancelled():
+            return
+        _, then = self._waiting[user].popleft()
+        then(self._charged(user, *finished.result()))
+        if self._waiting[user]:
+            self._next(user)
+        else:
+            del self._waiting[user]
+
+
+def _compile(texts: Sequence[str]) -> tuple[Compiled, float]:
+    """The filters, or why there are none, and the seconds of processor time that it took."""
+    began = time.thread_time()
+    try:
+        answer: Compiled = [compiled(text) for text in texts]
+    except ClacksError as error:
+        answer = error.without_frames()
+    return answer, time.thread_time() - began
