@@ -110,7 +110,7 @@ class RunningAgent:
 
     @property
     def subscriptions(self) -> list[Any]:
-        return self.run(lambda: list(self.agent.broker.subscriptions))
+        return self.run(lambda: list(self.agent.broker.subscriptions.all))
 
 
 @pytest.fixture

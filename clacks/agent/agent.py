@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clacks.agent")
 audit = logging.getLogger("clacks.audit")
+
+# Subscriptions that a status shows: 300 KB of the megabyte that a client takes, and 2 ms.
+STATUS_SUBSCRIPTIONS = 500
 
 # What an AMQP message may have beyond the event in it, in bytes: its sections, and a command's JSON, in which every quote takes two bytes.
 _ENVELOPE = 64 * 1024
@@ -284,8 +288,15 @@ class Agent:
             "connections": len(connections),
             "users": dict(Counter(connection.user for connection in connections)),
             **(totals if everything else {}),
-            "subscriptions": [described(one) for one in sorted(subscriptions, key=lambda one: (one.user, one.terms.name))],
+            "subscriptions_in_all": len(subscriptions),
+            "subscriptions": [described(one) for one in _notable(subscriptions)],
         }
+
+
+def _notable(subscriptions: Sequence[Any]) -> list[Any]:
+    """The subscriptions that a status shows: all, or where there are too many for one message those that have trouble, by user and name."""
+    shown = nlargest(STATUS_SUBSCRIPTIONS, subscriptions, key=lambda one: (one.dropped + one.buried, one.waiting))
+    return sorted(shown, key=lambda one: (one.user, one.terms.name))
 
 
 def _refused(kind: str, sentence: str, address: str, user: str) -> None:

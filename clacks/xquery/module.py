@@ -15,8 +15,8 @@ from .errors import FilterError, error_at
 from .names import FN, PREDECLARED, RESERVED, XML, XMLNS, shown, split
 from .parser import Parser
 
-# 64 KiB: a filter travels in one attach frame, and one written by hand has a few hundred characters.
-MAX_LENGTH: Final = 65_536
+# A filter travels in one attach frame, which in AMQP has 32 KiB with us, and one written by hand has a few hundred characters.
+MAX_LENGTH: Final = 24_000
 
 
 @dataclass(frozen=True, slots=True)
