@@ -288,7 +288,7 @@ class Agent:
             "connections": len(connections),
             "users": dict(Counter(connection.user for connection in connections)),
             **(totals if everything else {}),
-            "subscriptions_in_all": len(subscriptions),
+            "subscribed": len(subscriptions),
             "subscriptions": [described(one) for one in _notable(subscriptions)],
         }
 
