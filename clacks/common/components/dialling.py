@@ -1,0 +1,52 @@
+"""The way to an agent: one connection to one URL, and in words for people why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ...amqp import AmqpError, Connection, Credentials, Options, SaslFailure, connect, is_loopback
+from ..errors import ClacksError
+from ..trust import Certificate, client_context, environment_certificate
+from .url import Url
+
+CONNECT_SECONDS: Final = 10.0
+
+Dial = Callable[[Url], Awaitable[Connection]]
+
+
+async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
+    """A connection to the agent at `url`. Without a password in it, `certificate` says who comes (default: that of the environment).
+
+    Raises ClacksError: unreachable, not-authenticated, and what else can go wrong on the way."""
+    certificate = (certificate or environment_certificate()) if url.secure else None
+    credentials = Credentials(url.user, url.password, certified=certificate is not None)
+    try:
+        tls = client_context(loopback=is_loopback(url.host), certificate=certificate) if url.secure else None
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await connect(url.host, url.port, credentials, Options(hostname=url.host), tls=tls)
+    except TimeoutError as error:
+        raise ClacksError("unreachable", url=url, reason=f"no answer within {CONNECT_SECONDS:g} s") from error
+    except ssl.SSLCertVerificationError as error:
+        raise ClacksError("tls-untrusted", url=url, reason=error.verify_message) from error
+    except OSError as error:
+        known = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
+        raise ClacksError("unreachable", url=url, reason=os.strerror(error.errno or 0) if known else str(error)) from error
+    except SaslFailure as error:
+        raise _not_let_in(url, error) from error
+    except AmqpError as error:
+        raise ClacksError("unreachable", url=url, reason=str(error.condition)) from error
+
+
+def _not_let_in(url: Url, error: SaslFailure) -> ClacksError:
+    if error.kind == "credentials":
+        return ClacksError("not-authenticated")
+    if error.kind == "exposed":
+        return ClacksError("password-exposed", host=url.host)
+    if error.kind == "mechanism":
+        hint = "Give a user and a password in the URL." if not url.password else "Check the agent's configuration."
+        return ClacksError("mechanism-unusable", offered=", ".join(error.offered) or "nothing", hint=hint)
+    return ClacksError("unreachable", url=url, reason=error.condition.description)
