@@ -341,7 +341,11 @@ class Machine:
         self.counts: Counter[str] = Counter()
         self.lives = 0
         self.port = 0
+        self.environment: dict[str, str] = {}  # of the agents
         self._connections: list[Connection] = []
+
+    def ended(self) -> None:
+        """An agent has. What becomes of its files until the next one starts is for those to say who test more than kills."""
 
     async def _connect(self, container: str) -> Connection:
         options = Options(container_id=container, hostname="localhost")
@@ -417,7 +421,7 @@ class Machine:
 
     @contextlib.asynccontextmanager
     async def _agent(self, step: str | None, place: int) -> AsyncIterator[Process]:
-        process = Process(self.folder, step, place)
+        process = Process(self.folder, step, place, self.environment)
         self.lives += 1
         alive = await process.start()
         self.port = process.port
@@ -436,6 +440,7 @@ class Machine:
             for connection in connections:
                 connection.abort()
             await asyncio.gather(*(one.wait_closed() for one in connections))
+            self.ended()
 
     async def kill(self) -> None:
         """One life, and its end."""
@@ -528,15 +533,14 @@ class Machine:
         return "\n".join(lines)
 
 
-async def play(folder: Path, kills: int, seed: int, say: Callable[[str], None] = lambda text: None) -> tuple[Machine, list[str]]:
-    """So many kills, and what is wrong afterwards."""
-    machine = Machine(folder, seed)
+async def play(machine: Machine, kills: int, say: Callable[[str], None] = lambda text: None) -> list[str]:
+    """So many kills; answers what is wrong afterwards."""
     await machine.define()
     for done in range(1, kills + 1):
         await machine.kill()
         if done % 50 == 0:
             say(f"{done} kills, {sum(len(one.faults) for one in machine.durable)} faults")
-    return machine, await machine.finish()
+    return await machine.finish()
 
 
 def main() -> int:
@@ -546,7 +550,8 @@ def main() -> int:
     arguments = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        machine, faults = asyncio.run(play(Path(folder), arguments.kills, arguments.seed, lambda text: print(text, flush=True)))
+        machine = Machine(Path(folder), arguments.seed)
+        faults = asyncio.run(play(machine, arguments.kills, lambda text: print(text, flush=True)))
     print(f"seed {arguments.seed}, {time.monotonic() - begin:.0f} s\n{machine.report()}")
     print(f"faults                      {len(faults)}")
     for fault in faults[:20]:

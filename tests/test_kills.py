@@ -17,7 +17,8 @@ KILLS: Final = 30
 
 
 def test_kills(tmp_path: Path) -> None:
-    machine, faults = asyncio.run(play(tmp_path, KILLS, seed=1))
+    machine = Machine(tmp_path, seed=1)
+    faults = asyncio.run(play(machine, KILLS))
     report = machine.report()
     assert not faults, f"{report}\n" + "\n".join(faults[:20])
     assert sum(machine.counts[step] for step in (*STEPS, "at a random moment")) == KILLS, report

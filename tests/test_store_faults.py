@@ -7,6 +7,7 @@ taken for lost as well, though the kernel goes on showing it, because that is wh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -16,9 +17,11 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -28,7 +31,7 @@ from clacks.agent.broker.store import LAYOUT, Batch, Store, StoredEvent, StoredS
 from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Condition, Connection, Credentials, Draft, Options, Rejected, Terminus, connect
 from clacks.common.components.client import BusClient
 from clacks.common.errors import EXIT_FAILED, ClacksError
-from kills import Process
+from kills import Machine, Process, play
 from support import End, run, until
 from test_durable import DOMAIN, Scene, numbers, phone, receive, scene
 
@@ -115,6 +118,10 @@ class Disk:
         last: int = _CONTROL.unpack(self._control.read_bytes())[4]
         return last
 
+    def forget(self) -> None:
+        """The log begins again."""
+        self._log.unlink()
+
     def records(self) -> list[Record]:
         """In the order in which they took effect."""
         data, place, found = self._log.read_bytes(), 0, []
@@ -125,15 +132,15 @@ class Disk:
             place += name + size
         return sorted(found, key=lambda one: one.moment)
 
-    def left(self, folder: Path, records: list[Record]) -> Path:
-        """A folder with what is there after a loss of power at the end of these records."""
-        files: dict[str, File] = {}
+    def left(self, folder: Path, records: list[Record], before: Mapping[str, bytes] = MappingProxyType({})) -> Path:
+        """A folder with what is there after a loss of power at the end of these records, of what was there `before`, by path."""
+        files = {name: File(bytearray(data), bytearray(data)) for name, data in before.items()}
         for one in records:
             if one.kind == UNLINK:
                 files.pop(one.name, None)
             elif one.kind != SEND:
                 files.setdefault(one.name, File()).apply(one)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for name, file in files.items():
             (folder / Path(name).name).write_bytes(file.disk)
         return folder
@@ -292,12 +299,14 @@ def test_accepted_leaves_after_the_fsync(disk: Disk, tmp_path: Path) -> None:
         records = disk.records()
         told = list(accepted_in([one for one in records if one.kind == SEND]))
         assert len(told) >= len(end.accepted) >= 100
+        files = [one for one in records if one.kind != SEND]
+        assert all(one.end <= after.begin for one, after in pairwise(files)), "a fsync begins when what it is for has been written"
         moments = sorted({moment for moment, _ in told})
-        for cut in sorted({*moments[:: len(moments) // 15], moments[-1]}):
+        assert len(moments) >= 5
+        for cut in sorted({*moments[:: len(moments) // 15 + 1], moments[-1]}):
             before = [one for one in records if one.moment <= cut]
             kept = kept_in(disk.left(tmp_path / f"at {cut}", before))
             assert {number + 1 for moment, number in told if moment <= cut} <= kept
-        assert sum(one.kind == SYNC for one in records) > 2 * 15
 
     body()
 
@@ -322,6 +331,31 @@ def test_a_loss_of_power(disk: Disk, tmp_path: Path) -> None:
         assert set(end.accepted) <= set(found)
 
     body()
+
+
+class Cut(Machine):
+    """Kills by a loss of power: the next agent finds what was on the disk."""
+
+    def __init__(self, disk: Disk, seed: int) -> None:
+        super().__init__(disk.state, seed)
+        self.disk = disk
+        self.environment = disk.environment
+        self._files: dict[str, bytes] = {}
+
+    def ended(self) -> None:
+        for file in self.folder.glob("events.db*"):
+            file.unlink()
+        self.disk.left(self.folder, self.disk.records(), self._files)
+        self._files = {str(file): file.read_bytes() for file in self.folder.glob("events.db*")}
+        self.disk.forget()
+
+
+def test_losses_of_power_again_and_again(disk: Disk) -> None:
+    """The machine of kills, whose next agent finds only what was on the disk."""
+    machine = Cut(disk, seed=1)
+    faults = asyncio.run(play(machine, 10))
+    assert not faults, f"{machine.report()}\n" + "\n".join(faults[:20])
+    assert all(any(account.told[1:]) for account in machine.accounts), "every publisher had events accepted"
 
 
 FAULTS: Final = {
