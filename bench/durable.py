@@ -1,4 +1,4 @@
-"""What it costs to keep events: an agent with durable subscriptions beside one with a live one, on the disk of the machine.
+"""What it costs to keep events: an agent with durable subscriptions beside one with as many live ones, on this disk.
 
     python bench/durable.py                           1 and 100 durable subscriptions, with consumers and without
     python bench/durable.py --subscriptions 1,10,1000
@@ -93,12 +93,12 @@ class Timed(Consumers):
 
 
 class Case:
-    """One agent: `durable` subscriptions (0: a live one), whose consumers are there or `away`."""
+    """One agent: so many subscriptions, `durable` or live, whose consumers are there or `away`."""
 
-    def __init__(self, durable: int, *, away: bool, arguments: argparse.Namespace) -> None:
-        self.durable, self.away, self.arguments = durable, away, arguments
-        self.name = f"{durable} durable, {'away' if away else 'attached'}" if durable else "live"
-        self.copies = 0 if away else max(1, durable)
+    def __init__(self, count: int, *, durable: bool, away: bool, arguments: argparse.Namespace) -> None:
+        self.count, self.durable, self.away, self.arguments = count, durable, away, arguments
+        self.name = f"{count} durable, {'away' if away else 'attached'}" if durable else f"{count} live"
+        self.copies = 0 if away else count
         self.rates: list[float] = []
         self.costs: list[float] = []
         self.alone: list[float] = []
@@ -111,7 +111,7 @@ class Case:
     async def open(self, **environment: str) -> None:
         self.folder = self._stack.enter_context(tempfile.TemporaryDirectory(dir=self.arguments.folder))
         self.server = self._stack.enter_context(agent(self.folder, **environment))
-        for number in range(max(1, self.durable)):
+        for number in range(self.count):
             if number < CONNECTIONS:
                 self._connections.append(await self._connect())
             kept: dict[str, Any] = {"durable": 2, "expiry": "never"} if self.durable else {}
@@ -182,7 +182,7 @@ async def count_syncs(case: Case, library: str) -> None:
     """One round of a case in an agent whose calls are logged: events per fsync, and what one takes in it, in milliseconds."""
     with tempfile.TemporaryDirectory(dir=case.arguments.folder) as folder:
         log = Path(folder) / "calls"
-        watched = Case(case.durable, away=case.away, arguments=case.arguments)
+        watched = Case(case.count, durable=True, away=case.away, arguments=case.arguments)
         await watched.open(LD_PRELOAD=library, FAULTSHIM_FILES=str(Path(case.arguments.folder).resolve()), FAULTSHIM_LOG=str(log))
         await watched.through()
         start = log.stat().st_size
@@ -226,8 +226,8 @@ def shim(folder: str) -> str | None:
 
 
 async def measure(arguments: argparse.Namespace) -> list[Case]:
-    cases = [Case(0, away=False, arguments=arguments)]
-    cases += [Case(count, away=away, arguments=arguments) for count in arguments.subscriptions for away in (False, True)]
+    kinds = ((False, False), (True, False), (True, True))
+    cases = [Case(count, durable=durable, away=away, arguments=arguments) for count in arguments.subscriptions for durable, away in kinds]
     for case in cases:
         await case.open()
         await case.through()
@@ -241,14 +241,13 @@ async def measure(arguments: argparse.Namespace) -> list[Case]:
         await case.close()
     with tempfile.TemporaryDirectory() as folder:
         library = shim(folder)
-        for case in cases[1:]:
-            if library is not None:
+        for case in cases:
+            if library is not None and case.durable:
                 await count_syncs(case, library)
     return cases
 
 
 def show(cases: list[Case], syncs: list[float], arguments: argparse.Namespace) -> None:
-    live = cases[0]
     print(
         f"{arguments.rounds} rounds of {arguments.events} deliveries (at most {arguments.seconds:g} s), {len(body(1))} bytes each; "
         f"CPython {platform.python_version()}, {os.cpu_count()} cores\n"
@@ -260,6 +259,8 @@ def show(cases: list[Case], syncs: list[float], arguments: argparse.Namespace) -
     )
     print(head + "\n" + "-" * len(head))
     for one in cases:
+        if not one.durable:
+            live = one
         rate, cost = statistics.median(one.rates), statistics.median(one.costs)
         print(
             f"{one.name:24}{rate:10,.0f}{rate / statistics.median(live.rates):9.2f}{cost:10.1f}{cost / statistics.median(live.costs):9.2f}"
