@@ -171,6 +171,8 @@ SETTINGS: Final = (
         "list of URLs",
     ),
     Setting("broker.ingress", _count(1, 64), 4, "Ingress queues of the domain: 1 is strict order, more are more agents at work.", "number"),
+    # Three renewals may be lost; an agent that hangs is without a lease of its own after 6 s, and whoever is cut off must not lose more.
+    Setting("broker.lease", _seconds, 60.0, "How long a live subscription outlives a client that does not renew it.", "seconds"),
     Setting("schemas", _list_of(_path), (), "Folders with event schemas, besides those installed with Clacks.", "list of paths"),
     Setting("users_file", _path, None, "The users and their SCRAM verifiers. Default: users.toml in state_dir.", "path"),
     Setting(
@@ -296,6 +298,7 @@ class Config:
     state_dir: Path
     broker_url: tuple[str, ...]
     broker_ingress: int
+    broker_lease: float
     schemas: tuple[Path, ...]
     users_file: Path
     access_file: Path

@@ -349,6 +349,10 @@ class Domain:
     def subscription(self, id: str) -> Subscription | None:  # noqa: A002
         return self._state.subscriptions.by_id.get(id) if self._state is not None else None
 
+    def named(self, user: str, name: str) -> Subscription | None:
+        """The subscription of a user that has this name; None also for the name ""."""
+        return self._state.subscriptions.named(user, name) if self._state is not None else None
+
     def subscriptions(self, user: str | None = None) -> list[Subscription]:
         """All, or those of a user, in the order of their ids."""
         if self._state is None:

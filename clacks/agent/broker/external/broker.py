@@ -11,8 +11,10 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
+
+from lxml import etree
 
 from ....amqp import ACCEPTED, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
 from ....amqp.message import annotate
@@ -20,16 +22,18 @@ from ....common.brokers import Management
 from ....common.components.command import CORE
 from ....common.components.url import parse_urls
 from ....common.errors import ClacksError
+from ....common.event import EventMaker
+from ...access import NODE
 from ...bus import Bus, Incoming, Routed
 from ...command import CommandRegistry
 from ...config import Config
-from ...domain import Change, Method, Ready, SubscriptionAdded, SubscriptionChanged, SubscriptionRemoved, Superseded
+from ...domain import Change, Method, NodeLeft, Ready, SubscriptionAdded, SubscriptionChanged, SubscriptionRemoved, Superseded
 from ...domain import Subscription as Known
 from ...intake import Done, Intake, Lane
 from ...sandbox import Budget, Sandbox
 from ..envelope import Stamp, bare_message, header
-from .commands import CommandQueue
-from .control import JOIN_SECONDS, Control, now
+from .commands import CommandQueue, Gone
+from .control import JOIN_SECONDS, TICK, Control, now
 from .ingress import Ingress
 from .names import (
     CODE,
@@ -41,11 +45,12 @@ from .names import (
     command_queue,
     control_stream,
     ingress_queue,
+    marker_queue,
     rejected_queue,
     reply_queue,
     slot_key,
 )
-from .outlets import Outlets
+from .outlets import Fate, Outlets, Sent
 from .services import Services, terms_of
 from .subscription import DomainSubscription
 from .subscriptions import DomainSubscriptions
@@ -53,11 +58,13 @@ from .uplink import Lines, Uplink
 
 log = logging.getLogger("clacks.broker")
 
-# How long an agent waits for another one's answer, in seconds.
-ASK_SECONDS: Final = 20.0
+# How long a queue whose subscription has ended is deleted again by whoever leads, in seconds: an agent that dies with it undone is found
+# in a lease, and a broker is back from a restart.
+DELETING: Final = 120.0
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
 REJECTED_BYTES: Final = 64 * 2**20
 ANSWERS: Final = 100  # under way to an agent
+AGAIN: Final = 1.0  # seconds after which what the broker's absence prevented is tried again
 
 
 class ExternalBroker:
@@ -81,9 +88,14 @@ class ExternalBroker:
         self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
         self._lines: Lines | None = None
         self._outlets: Outlets | None = None
-        self._asking: dict[str, asyncio.Future[str]] = {}
-        self._unsent: list[tuple[str, bytes, Callable[[bool], None]]] = []
-        self.control = Control(config.node_id, control_stream(config.domain), self._changed, self._told)
+        self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
+        self._unsent: list[tuple[str, bytes, Sent]] = []
+        self._ended: dict[str, float] = {}  # queues to be deleted, and until when
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lane = Lane()
+        self.control = Control(
+            config.node_id, control_stream(config.domain), self._changed, self._take_held, self._forget, self._told
+        )  # fmt: skip
         self.ingress = [
             Ingress(ingress_queue(config.domain, number), config.node_id, self.intake, self._may_take, self._answer, self._reject)
             for number in range(config.broker_ingress)
@@ -96,6 +108,7 @@ class ExternalBroker:
     async def start(self) -> list[str]:
         """Connect, and wait until the domain's state is here; answer where the domain is. Raises ClacksError."""
         await self._uplink.start()
+        self._later(self._deleting())
         try:
             async with asyncio.timeout(JOIN_SECONDS):
                 await self.control.joined
@@ -114,11 +127,11 @@ class ExternalBroker:
         self._lines = lines
         await self._declare(lines.management)
         self._outlets = Outlets(lines.giving, lines.broker)
-        answers = await lines.taking.attach_receiver(
+        answers = await lines.asking.attach_receiver(
             lines.broker.queue(agent_queue(self.domain, self.config.node_id)), handler=_Answers(self)
         )
         answers.window = ANSWERS
-        await self.control.attach(lines.taking, lines.giving, lines.broker)
+        await self.control.attach(lines.asking, lines.broker)
         unsent, self._unsent = self._unsent, []
         for queue, encoded, done in unsent:
             self._outlets.send(queue, encoded, done)
@@ -127,9 +140,16 @@ class ExternalBroker:
             await self._take_part(lines)
 
     def _down(self) -> None:
-        self._lines = self._outlets = None
+        self._lines = None
         self.control.down()
-        self.subscriptions.connect(None)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """What is on its way to the broker is lost: whoever sent it hears that."""
+        outlets, self._outlets = self._outlets, None
+        self.subscriptions.disconnect()
+        if outlets is not None:
+            outlets.lost()
 
     async def _take_part(self, lines: Lines) -> None:
         """Take events and commands; the state of the domain is here."""
@@ -139,7 +159,7 @@ class ExternalBroker:
             await ingress.attach(lines.taking, lines.broker)
         self._queues = [CommandQueue(self, target, node) for target in self._targets() for node in ("", self.config.node_id)]
         for queue in self._queues:
-            await queue.attach(lines.taking, lines.broker)
+            await queue.attach(lines.asking, lines.broker)
 
     def _targets(self) -> list[str]:
         return sorted({method.target for method in self.commands.methods.values()} | {CORE})
@@ -150,6 +170,7 @@ class ExternalBroker:
         await management.declare_exchange(domain)
         # Nothing is taken out of an ingress queue but by an agent: however often agents die with an event in hand, it stays.
         ingress = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": -1}
+        await self._agree(management)
         for number in range(self.config.broker_ingress):
             await management.declare_queue(ingress_queue(domain, number), arguments=ingress)
         for slot in range(SLOTS):
@@ -166,17 +187,35 @@ class ExternalBroker:
         await management.declare_queue(agent_queue(domain, node), durable=False, auto_delete=True)
         await self.control.declare(management)
 
+    async def _agree(self, management: Management) -> None:
+        """All agents of a domain must have the same number of ingress queues, or events would come twice and others never. A queue in which
+        there is nothing keeps the number: the broker refuses another one. Raises ClacksError config-invalid."""
+        try:
+            await management.declare_queue(marker_queue(self.domain), arguments={"x-max-length": self.config.broker_ingress})
+        except ClacksError as error:
+            if error.values.get("status") != 409:
+                raise
+            raise ClacksError(
+                "config-invalid", source="broker.ingress", reason=f"the domain has another number than {self.config.broker_ingress}",
+                hint=f"Set it as with the other agents. To change it, stop them all, and delete the exchange {self.domain} and the queue "
+                f"{marker_queue(self.domain)} on the broker when the ingress queues are empty.",
+            ) from error  # fmt: skip
+
     async def drain(self, timeout: float) -> None:
         """Take no more, and finish within `timeout` seconds what is under way."""
         self.accepting = False
         sources: list[Ingress | CommandQueue] = [*self.ingress, *self._queues]
         for one in sources:
-            one.detach()
+            one.stop()
         end = self._loop.time() + timeout
         while any(one.under_way for one in sources) and self._loop.time() < end:
             await asyncio.sleep(0.02)
+        for one in sources:
+            one.detach()
 
     async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         await self.control.leave()
         self.intake.close()
         await self.subscriptions.close()
@@ -192,19 +231,21 @@ class ExternalBroker:
         encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
         encoded = header(ttl, durable=True) + encoded
         left = len(routed.matched) + len(routed.undecided)
+        lost = False
 
-        def confirmed() -> None:
-            nonlocal left
+        def confirmed(fate: Fate) -> None:
+            nonlocal left, lost
             left -= 1
+            lost = lost or fate is Fate.LOST
             if not left:
-                done(None)
+                done(ClacksError("bus-overloaded") if lost else None)
 
         for subscription in routed.matched:
             subscription.offer(encoded, None, confirmed)
         for subscription in routed.undecided:
             subscription.offer(encoded, incoming, confirmed)
 
-    def send(self, queue: str, encoded: bytes, done: Callable[[bool], None]) -> None:
+    def send(self, queue: str, encoded: bytes, done: Sent) -> None:
         """Send something that is no event; when the broker is away, as soon as it is back."""
         if self._outlets is None:
             self._unsent.append((queue, encoded, done))
@@ -219,23 +260,28 @@ class ExternalBroker:
     def _may_take(self) -> bool:
         return self.accepting and self.control.domain.may_take(now())
 
-    def _told(self) -> tuple[float, float, int, tuple[Method, ...]]:
+    def _take_held(self) -> None:
         for ingress in self.ingress:
             ingress.go_on()
+
+    def _told(self) -> tuple[float, float, int, tuple[Method, ...]]:
         load, latency, workers = self._vitals()
-        methods = tuple(Method(method.target, name, method.described()) for name, method in sorted(self.commands.methods.items()))
+        methods = tuple(
+            Method(method.target, name, {**method.described(), "idempotent": method.mark.idempotent})
+            for name, method in sorted(self.commands.methods.items())
+        )
         return load, latency, workers, methods
 
     def _changed(self, change: Change) -> None:
         if isinstance(change, SubscriptionAdded):
-            self._index(change.subscription)
+            self.subscriptions.add(self._made(change.subscription))
         elif isinstance(change, SubscriptionChanged):
-            self.subscriptions.remove(change.before.id)
-            self._index(change.after)
+            self.subscriptions.replace(self._made(change.after))
         elif isinstance(change, SubscriptionRemoved):
             self.subscriptions.remove(change.subscription.id)
-            if self.control.domain.leads(now()) and self._lines is not None:
-                self._loop.create_task(self._delete(self._lines.management, change.subscription.queue))
+            self._ended[change.subscription.queue] = now() + DELETING
+        elif isinstance(change, NodeLeft):
+            self._left(change)
         elif isinstance(change, Superseded):
             log.error("another agent has this node id", extra={"node": self.config.node_id})
             self.superseded = True
@@ -243,21 +289,57 @@ class ExternalBroker:
         elif isinstance(change, Ready):
             log.info("the domain's state is here")
 
-    def _index(self, known: Known) -> None:
-        terms = terms_of(known)
-        one = DomainSubscription(known.id, known.user, known.queue, terms, self.subscriptions.sandbox, self._suspended)
-        one.outlets = self._outlets
-        self.subscriptions.add(one)
+    def _left(self, change: NodeLeft) -> None:
+        """What it was asked it does not answer any more. One that went without a word cannot say so: whoever leads does."""
+        for node, future in self._asking.values():
+            if node == change.node and not future.done():
+                future.set_exception(Gone(node))
+        if change.reason == "silent" and self.control.domain.leads(now()):
+            e = EventMaker()
+            body = etree.tostring(e.Event(e.NodeLeave(e.Id(change.node))))
+            self.intake.submit(Incoming(body, f"{NODE}{self.config.node_id}", origin="domain"), self._lane, lambda error: None)
 
-    async def _delete(self, management: Management, queue: str) -> None:
-        try:
-            await management.delete_queue(queue)
-        except ClacksError as error:
-            log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
+    def _forget(self) -> None:
+        """The domain is read anew: until then no event is taken, and what is under way comes again."""
+        self._disconnect()
+        self.subscriptions.clear()
+
+    def _made(self, known: Known) -> DomainSubscription:
+        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._suspended)
+        one.outlets = self._outlets
+        return one
+
+    async def _deleting(self) -> None:
+        """Delete the queues of subscriptions that have ended. All agents remember them for a while, and the one that leads does it: the
+        next one does it again if that one has gone. Nobody else has a queue of the same name."""
+        while True:
+            await asyncio.sleep(TICK)
+            for queue, end in list(self._ended.items()):
+                if now() > end:
+                    del self._ended[queue]
+                elif self._lines is not None and self._lines.management.alive and self.control.domain.leads(now()):
+                    try:
+                        await self._lines.management.delete_queue(queue)
+                    except ClacksError as error:
+                        log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
+                        break
+                    self._ended.pop(queue, None)
 
     def _suspended(self, id: str, reason: str) -> None:  # noqa: A002
         log.warning("filter suspended", extra={"subscription": id, "reason": reason})
-        self.control.unsubscribe(id, f"suspended: {reason}")
+        self._later(self._end(id, f"suspended: {reason}"))
+
+    async def _end(self, id: str, reason: str) -> None:  # noqa: A002
+        while self.control.domain.subscription(id) is not None:
+            try:
+                await self.control.unsubscribe(id, reason)
+            except ClacksError:
+                await asyncio.sleep(AGAIN)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @property
     def management(self) -> Management:
@@ -274,7 +356,7 @@ class ExternalBroker:
         except ClacksError:
             return
         told = json.dumps({"error": None if error is None else error.to_json()})
-        self.send(queue, Draft(told, Properties(correlation_id=token, content_type="application/json")).encode(), lambda taken: None)
+        self.send(queue, Draft(told, Properties(correlation_id=token, content_type="application/json")).encode(), _nobody)
 
     def _reject(self, encoded: bytes, error: ClacksError) -> None:
         try:
@@ -282,31 +364,35 @@ class ExternalBroker:
             kept = annotate(message.bare, {CODE: error.code, REASON: str(error)[:1024]})
         except ValueError:
             return
-        self.send(rejected_queue(self.domain), kept, lambda taken: None)
+        self.send(rejected_queue(self.domain), kept, _nobody)
 
     # --- commands.Desk ---
 
     def elsewhere(self, target: str, method: str) -> list[str]:
         return [node for node in self.control.domain.providers(target, method, now()) if node != self.config.node_id]
 
-    async def ask(self, target: str, node: str, user: str, request: dict[str, Any]) -> str:
+    def described(self, target: str, method: str) -> Mapping[str, Any]:
+        return self.control.domain.methods(target, now()).get(method, {})
+
+    async def ask(self, target: str, node: str, user: str, request: dict[str, Any], seconds: float) -> str:
         token = uuid.uuid4().hex
-        future = self._asking[token] = self._loop.create_future()
+        future: asyncio.Future[str] = self._loop.create_future()
+        self._asking[token] = node, future
         asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
+        # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
+        draft = Draft(json.dumps(request), asked, ttl=int(seconds * 1000))
         try:
-            self.send(command_queue(self.domain, target, node), Draft(json.dumps(request), asked).encode(), lambda taken: None)
-            async with asyncio.timeout(ASK_SECONDS):
-                answer: str = await future
-                return answer
+            self.send(command_queue(self.domain, target, node), draft.encode(), _nobody)
+            async with asyncio.timeout(seconds):
+                return await future
         except TimeoutError:
-            error = ClacksError("command-timeout", method=f"{request['method']} of {node}", seconds=ASK_SECONDS)
-            return json.dumps({"result": None, "error": error.to_json(), "id": request.get("id")})
+            raise ClacksError("command-timeout", method=f"{request['method']} of {node}", seconds=seconds) from None
         finally:
             del self._asking[token]
 
     def answered(self, message: Message) -> None:
         """Another agent's answer."""
-        future = self._asking.get(str(message.properties.correlation_id))
+        _, future = self._asking.get(str(message.properties.correlation_id), ("", None))
         if future is not None and not future.done():
             future.set_result(str(message.body))
 
@@ -330,3 +416,7 @@ class _Answers:
     def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
+
+
+def _nobody(fate: Fate) -> None:
+    """Nobody waits to hear what became of it."""

@@ -27,9 +27,12 @@ class DomainCatalogue:
     def show(self, user: str, name: str, owner: str | None) -> dict[str, Any]:
         return described(self._find(user, name, owner))
 
-    def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> bool:
-        """Whether it has consumers, only the broker knows: `force` makes no difference."""
-        self._broker.control.unsubscribe(self._find(user, name, owner).id, f"deleted by {user}")
+    def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> Any:
+        """Answers an awaitable. Whether it has consumers, only the broker knows: `force` makes no difference."""
+        return self._delete(self._find(user, name, owner).id, f"deleted by {user}")
+
+    async def _delete(self, id: str, reason: str) -> bool:  # noqa: A002
+        await self._broker.control.unsubscribe(id, reason)
         return True
 
     async def replay(self, user: str, name: str, owner: str | None) -> int:

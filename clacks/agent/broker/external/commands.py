@@ -1,7 +1,8 @@
 """Commands of a domain: who runs them, and that none is run twice without a word.
 
 A request stays unsettled until its answer is with the broker. If the agent that ran it goes before, the broker gives it to another one,
-marked as delivered before: there it is run again if its command is idempotent, and answered as interrupted otherwise.
+marked as delivered before: there it is run again if its command is idempotent, and answered as interrupted otherwise. An agent that does
+not serve it asks one that does, and answers for it, also when that one goes.
 """
 
 from __future__ import annotations
@@ -9,21 +10,34 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from ....amqp import ACCEPTED, RELEASED, CodecError, Condition, Connection, Link, Message, Outcome, Receiver, Sender
+from ....amqp import ACCEPTED, CodecError, Condition, Connection, Link, Message, Outcome, Receiver, Sender
 from ....common.brokers import Broker
 from ....common.components.command import CommandType
 from ....common.errors import ClacksError
 from ...command import CommandRegistry
 from ..commands import read_request, reply_to, run_command
 from .names import command_queue, reply_queue, sender_of
+from .outlets import Fate, Sent
 
 log = logging.getLogger("clacks.command")
 
 # Requests under way in an agent; the others wait at the broker for an agent that is free.
 WINDOW: Final = 50
+# How long an agent waits for another one's answer, in seconds. Where several are asked, one must not keep the answers of the others from a
+# client, which waits for 30 s; where one is, the command takes what it takes, and this is for an answer that was lost.
+ASK_SECONDS: Final = 20.0
+ASK_ONE_SECONDS: Final = 600.0
+
+# How often a broker has given a message out before, and lost the agent that had it: RabbitMQ 4.0 counts a consumer that has detached in the
+# first annotation only, later ones in the second.
+_COUNTS: Final = ("x-delivery-count", "x-acquired-count")
+
+
+class Gone(Exception):
+    """The node that was asked has left the domain."""
 
 
 class Desk(Protocol):
@@ -35,10 +49,13 @@ class Desk(Protocol):
     def elsewhere(self, target: str, method: str) -> list[str]:
         """The other nodes that serve a command, the least loaded first."""
 
-    def send(self, queue: str, encoded: bytes, done: Callable[[bool], None]) -> None: ...
+    def described(self, target: str, method: str) -> Mapping[str, Any]:
+        """What getMethods shows of a command that other nodes serve; empty if there is none."""
 
-    async def ask(self, target: str, node: str, user: str, request: dict[str, Any]) -> str:
-        """Another node's answer to a request."""
+    def send(self, queue: str, encoded: bytes, done: Sent) -> None: ...
+
+    async def ask(self, target: str, node: str, user: str, request: dict[str, Any], seconds: float) -> str:
+        """Another node's answer to a request. Raises Gone, ClacksError command-timeout."""
 
 
 class CommandQueue:
@@ -54,9 +71,15 @@ class CommandQueue:
         self._link = await connection.attach_receiver(broker.queue(self.queue), handler=self)
         self._link.window = WINDOW
 
-    def detach(self) -> None:
+    def stop(self) -> None:
+        """Take no more; what is under way goes on."""
         if self._link is not None:
             self._link.window = 0
+
+    def detach(self) -> None:
+        """Leave what was not answered to other agents."""
+        if self._link is not None:
+            self._link.close()
 
     @property
     def under_way(self) -> int:
@@ -77,22 +100,16 @@ class CommandQueue:
             log.info("command rejected", extra={"queue": self.queue, "reason": str(error)})
             link.settle(number, ACCEPTED)
             return
-        if isinstance(request, dict) and (node := self._better(request["method"])):
-            if not await self._sent(command_queue(self._desk.domain, self._target, node), message.bare):
-                link.settle(number, RELEASED)
-                return
-            link.settle(number, ACCEPTED)
+        answer = await self._answer(user, request)
+        if not link.alive:  # it has gone to another agent, which answers
             return
-        answer = await self._answer(message, user, request)
-        if reply:
-            await self._sent(reply, reply_to(message, reply, answer))
-        link.settle(number, ACCEPTED)
+        if not reply or await self._sent(reply, reply_to(message, reply, answer)) is not Fate.LOST:
+            link.settle(number, ACCEPTED)
 
-    async def _sent(self, queue: str, encoded: bytes) -> bool:
-        """Whether the broker has it; False if there is no such queue."""
-        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._desk.send(queue, encoded, taken.set_result)
-        return await taken
+    async def _sent(self, queue: str, encoded: bytes) -> Fate:
+        fate: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        self._desk.send(queue, encoded, fate.set_result)
+        return await fate
 
     def _reply_to(self, message: Message, user: str) -> str:
         given = message.properties.reply_to
@@ -103,45 +120,83 @@ class CommandQueue:
             request = read_request(message.body)
         except ClacksError as error:
             return error
-        method = self._commands.methods.get(request["method"])
-        if message.header.delivery_count and not (method is not None and method.mark.idempotent):
+        if _given_before(message) and not self._may_repeat(request["method"]):
             return ClacksError("command-interrupted", method=request["method"])
         return request
 
-    def _better(self, name: str) -> str:
-        """The node to which a request that any agent may answer goes, if this one does not serve it."""
+    def _serves(self, name: str) -> bool:
         method = self._commands.methods.get(name)
-        if self._node or (method is not None and method.target == self._target):
-            return ""
-        others = self._desk.elsewhere(self._target, name)
-        return others[0] if others else ""
+        return method is not None and method.target == self._target
 
-    async def _answer(self, message: Message, user: str, request: dict[str, Any] | ClacksError) -> str:
-        method = self._commands.methods.get(request["method"]) if isinstance(request, dict) else None
-        if self._node or method is None or method.mark.type is CommandType.NORMAL or isinstance(request, ClacksError):
-            return await run_command(self._commands, user, self._target, request, f"command {self.queue}")
-        if method.mark.type is CommandType.CUMULATIVE:
+    def _may_repeat(self, name: str) -> bool:
+        if self._serves(name):
+            return self._commands.methods[name].mark.idempotent
+        return bool(self._desk.described(self._target, name).get("idempotent"))
+
+    def _type(self, name: str) -> str:
+        if self._serves(name):
+            return self._commands.methods[name].mark.type
+        return str(self._desk.described(self._target, name).get("type"))
+
+    async def _answer(self, user: str, request: dict[str, Any] | ClacksError) -> str:
+        if isinstance(request, ClacksError) or self._node:
+            return await self._own(user, request)
+        kind = self._type(request["method"])
+        if kind == CommandType.CUMULATIVE:
             return await self._of_all(user, request)
-        return await self._of_first(user, request)
+        if kind == CommandType.FIRSTRESULT:
+            return await self._of_first(user, request)
+        return await self._of_one(user, request)
+
+    async def _own(self, user: str, request: dict[str, Any] | ClacksError) -> str:
+        return await run_command(self._commands, user, self._target, request, f"command {self.queue}")
 
     # --- more than one agent ---
 
+    async def _of_one(self, user: str, request: dict[str, Any]) -> str:
+        """The answer of this agent, or of the least loaded one that serves it; of the next one if that goes and the command may be run
+        again."""
+        method = request["method"]
+        while not self._serves(method) and (nodes := self._desk.elsewhere(self._target, method)):
+            try:
+                return await self._desk.ask(self._target, nodes[0], user, request, ASK_ONE_SECONDS)
+            except ClacksError as error:
+                return _failed(error, request)
+            except Gone:
+                if not self._may_repeat(method):
+                    return _failed(ClacksError("command-interrupted", method=method), request)
+        return await self._own(user, request)  # which may say that there is no such command
+
     async def _of_all(self, user: str, request: dict[str, Any]) -> str:
         """The answers of all agents that serve it, by node: `{"result": ..., "error": ...}` each."""
-        nodes = self._desk.elsewhere(self._target, request["method"])
-        own = run_command(self._commands, user, self._target, request, f"command {self.queue}")
-        answers = await asyncio.gather(own, *(self._desk.ask(self._target, node, user, request) for node in nodes))
-        results = {node: _part(answer) for node, answer in zip((self._commands.node_id, *nodes), answers, strict=True)}
+        nodes = self._nodes(request["method"])
+        answers = await asyncio.gather(*(self._asked(node, user, request) for node in nodes))
+        results = {node: _part(answer) for node, answer in zip(nodes, answers, strict=True)}
         return json.dumps({"result": results, "error": None, "id": request.get("id")})
 
     async def _of_first(self, user: str, request: dict[str, Any]) -> str:
         """The answer of the first agent that succeeds; the last one's error if none does."""
-        answer = await run_command(self._commands, user, self._target, request, f"command {self.queue}")
-        for node in self._desk.elsewhere(self._target, request["method"]):
+        answer = ""
+        for node in self._nodes(request["method"]):
+            answer = await self._asked(node, user, request)
             if json.loads(answer)["error"] is None:
                 break
-            answer = await self._desk.ask(self._target, node, user, request)
         return answer
+
+    def _nodes(self, method: str) -> list[str]:
+        """Those that serve it, this one first."""
+        return [self._commands.node_id] * self._serves(method) + self._desk.elsewhere(self._target, method)
+
+    async def _asked(self, node: str, user: str, request: dict[str, Any]) -> str:
+        """One node's answer, or why there is none."""
+        if node == self._commands.node_id:
+            return await self._own(user, request)
+        try:
+            return await self._desk.ask(self._target, node, user, request, ASK_SECONDS)
+        except Gone:
+            return _failed(ClacksError("command-interrupted", method=request["method"]), request)
+        except ClacksError as error:
+            return _failed(error, request)
 
     # --- the rest of amqp.LinkHandler ---
 
@@ -157,3 +212,12 @@ class CommandQueue:
 def _part(answer: str) -> dict[str, Any]:
     told = json.loads(answer)
     return {"result": told["result"], "error": told["error"]}
+
+
+def _failed(error: ClacksError, request: dict[str, Any]) -> str:
+    return json.dumps({"result": None, "error": error.to_json(), "id": request.get("id")})
+
+
+def _given_before(message: Message) -> bool:
+    annotations = message.annotations
+    return bool(message.header.delivery_count) or any(annotations.get(key) for key in _COUNTS)

@@ -1,7 +1,9 @@
 """The log that all agents of a domain read and write: a stream on the broker, and this agent's `Domain` on it.
 
 It reads records, lets the domain decide what they mean, and hands the changes on; it writes heartbeats, and what the domain wants written.
-Whoever asks for something (`subscribe`) waits here until the log says what became of it, and until every agent has read that.
+What the broker has not confirmed is written again after a reconnect, in its order. Whoever asks for something (`subscribe`) waits here
+until the log says what became of it, and until every agent has read that. If the log has been cut off behind this agent's back, it
+begins anew.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from ....amqp import (
 from ....common.brokers import Broker, Management
 from ....common.errors import ClacksError
 from ...domain import (
+    Announced,
     Change,
     Domain,
     Method,
@@ -40,7 +43,9 @@ from ...domain import (
     Subscribed,
     SubscriptionAdded,
     SubscriptionChanged,
+    SubscriptionRemoved,
     SubscriptionTaken,
+    Superseded,
     Timing,
     Unsubscribed,
     decode,
@@ -55,6 +60,8 @@ TICK: Final = 0.1
 WINDOW: Final = 500
 # How long an agent that starts waits for the state of the domain, in seconds: it may have to be written first.
 JOIN_SECONDS: Final = 60.0
+# How many leases an agent that writes reads nothing before it takes the log for another one (deleted, or lost with its broker).
+DEAF: Final = 2
 
 _OFFSET: Final = "rabbitmq:stream-offset-spec"
 
@@ -72,17 +79,26 @@ class Control:
         node: str,
         stream: str,
         on_change: Callable[[Change], None],
+        on_lease: Callable[[], None],
+        on_restart: Callable[[], None],
         vitals: Callable[[], tuple[float, float, int, tuple[Method, ...]]],
+        timing: Timing | None = None,
     ) -> None:
-        """`on_change` hears of every change before the next record is read; `vitals` are load, latency, workers and methods."""
-        self.domain = Domain(node, time.time_ns(), Timing())
+        """`on_change` hears of every change before the next record is read, `on_lease` when this agent may take events for another while,
+        `on_restart` before a fresh domain reads the log from its beginning; `vitals` are load, latency, workers and methods."""
+        self.domain = Domain(node, time.time_ns(), timing)
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.restarts = 0
         self._stream, self._on_change, self._vitals = stream, on_change, vitals
+        self._on_lease, self._on_restart = on_lease, on_restart
         self._receiver: Receiver | None = None
         self._sender: Sender | None = None
         self._asked: dict[str, asyncio.Future[Change]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._offset = -1
+        self._number = 0
+        self._unconfirmed: dict[int, bytes] = {}
+        self._confirmed_at = self._read_at = float("-inf")
         self._renewals: set[str] = set()
         self._snapshot: Generator[Snapshot, None, None] | None = None
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -95,13 +111,17 @@ class Control:
         sizes = {"x-max-length-bytes": timing.retention, "x-stream-max-segment-size-bytes": timing.segment}
         await management.declare_queue(self._stream, arguments={"x-queue-type": "stream", **sizes})
 
-    async def attach(self, reading: Connection, writing: Connection, broker: Broker) -> None:
+    async def attach(self, connection: Connection, broker: Broker) -> None:
         """Read on from where this agent was."""
         start: Any = "first" if self._offset < 0 else self._offset + 1
         queue = broker.queue(self._stream)
         source = Terminus(queue.address, filter={_OFFSET: Described(Symbol(_OFFSET), start)})
-        self._sender = await writing.attach_sender(queue, handler=self)
-        self._receiver = await reading.attach_receiver(source, settled=True, handler=self)
+        self._receiver = await connection.attach_receiver(source, settled=True, handler=self)
+        sender = await connection.attach_sender(queue, handler=self)
+        for number, encoded in self._unconfirmed.items():
+            sender.send(encoded, number)
+        self._sender = sender
+        self._confirmed_at = self._read_at = now()
         self._receiver.window = WINDOW
 
     def down(self) -> None:
@@ -122,35 +142,39 @@ class Control:
 
     async def subscribe(self, record: Subscribed) -> Change:
         """Write it, and wait until every agent of the domain has it, or takes no events any more. The answer says which subscription it
-        is. Raises ClacksError domain-unsettled if the broker cannot be reached."""
-        future: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
-        self._asked[record.id] = future
-        try:
-            change, offset = await self._written(record, future)
-            if not isinstance(change, Refused):
-                await self._reached(offset)
-            return change
-        finally:
-            del self._asked[record.id]
+        is. Raises ClacksError bus-overloaded if the broker cannot be reached."""
+        change, offset = await self._written(record, record.id)
+        if not isinstance(change, Refused):
+            await self._reached(offset)
+        return change
 
-    async def _written(self, record: Record, future: asyncio.Future[Change]) -> tuple[Change, int]:
+    async def unsubscribe(self, id: str, reason: str) -> Change:  # noqa: A002
+        """Write it, and wait until the log has it: whoever subscribes under the same name after that gets another subscription. Raises
+        ClacksError bus-overloaded if the broker cannot be reached."""
+        change, _ = await self._written(Unsubscribed(self.domain.by(), id, reason), id)
+        return change
+
+    async def _written(self, record: Record, asked: str) -> tuple[Change, int]:
         if self._sender is None:
-            raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
+            raise ClacksError("bus-overloaded")
+        future = self._asked.get(asked)
+        if future is None:
+            future = self._asked[asked] = asyncio.get_running_loop().create_future()
         self._write(record)
         try:
             async with asyncio.timeout(2 * self.domain.timing.lease):
-                return await future, self._offset
+                change = await asyncio.shield(future)
+                return change, self._offset
         except TimeoutError:
-            raise ClacksError("domain-unsettled", reason="what was written has not been read back") from None
+            raise ClacksError("bus-overloaded") from None
+        finally:
+            self._asked.pop(asked, None)
 
     async def _reached(self, offset: int) -> None:
         if not self.domain.reached(offset, now()):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((offset, future))
             await future
-
-    def unsubscribe(self, id: str, reason: str) -> None:  # noqa: A002
-        self._write(Unsubscribed(self.domain.by(), id, reason))
 
     def renew(self, ids: list[str]) -> list[str]:
         """Those that are not known."""
@@ -174,15 +198,39 @@ class Control:
         except (ClacksError, CodecError) as error:
             log.warning("a record cannot be read", extra={"offset": offset, "reason": str(error)})
             record = None
+        self._read_at = now()
+        if 0 <= self._offset < offset - 1 and not self.domain.stopped:
+            log.warning("the domain's log was cut off", extra={"read": self._offset, "next": offset})
+            self._start_again()
+            return
         self._offset = offset
         ready = self.domain.ready
-        for change in self.domain.apply(offset, record, now(), len(encoded)):
+        for change in self.domain.apply(offset, record, self._read_at, len(encoded)):
             self._changed(change)
         if self.domain.ready and not ready:
             self._write(self._heartbeat())  # the others count on whoever says that it has the state
         elif not self.joined.done() and self.domain.node in self.domain.nodes(now()):
             self.joined.set_result(None)
+        if isinstance(record, Announced) and record.by.node == self.domain.node:
+            self._on_lease()
         self._look()
+
+    def _start_again(self) -> None:
+        """Forget everything, and read the log from its beginning, as another process of this node."""
+        self.restarts += 1
+        self._on_restart()
+        self.domain = Domain(self.domain.node, time.time_ns(), self.domain.timing)
+        self._offset = -1
+        self._unconfirmed.clear()
+        self._renewals.clear()
+        lost: list[asyncio.Future[Any]] = [*self._asked.values(), *(future for _, future in self._waiting)]
+        self._asked, self._waiting = {}, []
+        for future in lost:
+            if not future.done():
+                future.set_exception(ClacksError("bus-overloaded"))
+        if self._receiver is not None:
+            self._receiver.connection.abort()  # then everything is made again
+        self.down()
 
     def _heartbeat(self) -> Record:
         return self.domain.heartbeat(now(), *self._vitals())
@@ -190,12 +238,21 @@ class Control:
     def _changed(self, change: Change) -> None:
         self._on_change(change)
         asked = ""
-        if isinstance(change, SubscriptionAdded):
+        if isinstance(change, SubscriptionAdded | SubscriptionRemoved):
             asked = change.subscription.id
         elif isinstance(change, SubscriptionTaken | SubscriptionChanged):
             asked = change.asked
         elif isinstance(change, Refused):
             asked = change.id
+        elif isinstance(change, Superseded) and not self.joined.done():
+            self.joined.set_exception(
+                ClacksError(
+                    "config-invalid",
+                    source="node_id",
+                    reason=f"there is another agent called {self.domain.node} in the domain",
+                    hint="Give each agent its own node_id. If there is none, this machine's clock was set back.",
+                )
+            )
         future = self._asked.get(asked)
         if future is not None and not future.done():
             future.set_result(change)
@@ -217,12 +274,14 @@ class Control:
     # --- writing ---
 
     def _write(self, record: Record) -> None:
+        self._number += 1
+        encoded = self._unconfirmed[self._number] = Draft(encode(record)).encode()
         if self._sender is not None and self._sender.alive:
-            self._sender.send(Draft(encode(record)).encode())
+            self._sender.send(encoded, self._number)
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK if not self.domain.heartbeat_due(now()) else 0.0)
+            await asyncio.sleep(TICK if self._sender is None or not self.domain.heartbeat_due(now()) else 0.0)
             try:
                 self._beat()
             except Exception:
@@ -231,7 +290,12 @@ class Control:
 
     def _beat(self) -> None:
         domain = self.domain
+        self._look()
         if self._sender is None or not self._sender.sendable:
+            return
+        if self._confirmed_at > self._read_at + DEAF * domain.timing.lease and not domain.stopped:
+            log.warning("the domain's log is another one", extra={"read": self._offset})
+            self._start_again()
             return
         if domain.heartbeat_due(now()):
             self._write(self._heartbeat())
@@ -248,13 +312,18 @@ class Control:
                 self._snapshot = None
             else:
                 self._write(part)
-        self._look()
 
     # --- the rest of amqp.LinkHandler ---
 
     def credit(self, link: Sender) -> None: ...
 
-    def outcome(self, link: Sender, token: Any, outcome: Outcome) -> None: ...
+    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
+        if outcome is ACCEPTED:
+            self._unconfirmed.pop(number, None)
+            self._confirmed_at = now()
+        else:  # a replica is away; what was written behind it must not overtake it
+            log.warning("a record was not taken", extra={"outcome": str(outcome)})
+            link.connection.abort()
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
         if link in (self._sender, self._receiver) and link.connection.alive:

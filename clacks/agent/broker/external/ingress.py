@@ -1,11 +1,13 @@
 """The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it.
 
 Each queue gives its events to one agent at a time. Which one, the consumers' priorities say: every agent computes its own for each queue
-from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes.
+from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes. What cannot
+be taken for the moment is held, with all that comes after it: given back it would come again behind it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections import deque
@@ -22,6 +24,10 @@ from .names import ANSWER, TOKEN, sender_of
 
 # Events of one queue under way in an agent: what it may have to do again if it is killed, and enough for some milliseconds of the broker's.
 WINDOW: Final = 400
+# Bytes of them, beyond which the agent reads no more of the queue until half is done: large events fill the memory long before the window.
+WINDOW_BYTES: Final = 32 * 2**20
+# Pause before what the bus could not take is tried again, in seconds.
+PAUSE: Final = 0.1
 
 # Given back. Where `released` is the last outcome before another consumer's turn, RabbitMQ 4.0 gives nobody anything.
 BACK: Final = Modified(failed=False)
@@ -56,48 +62,78 @@ class Ingress:
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._link: Receiver | None = None
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
         self._held.clear()
+        self._bytes = 0
         properties = {"rabbitmq:priority": Int(priority(self._node, self.queue))}
         self._link = await connection.attach_receiver(broker.queue(self.queue), properties=properties, handler=self)
         self._link.window = WINDOW
 
-    def detach(self) -> None:
+    def stop(self) -> None:
         """Take no more; what is under way goes on."""
         if self._link is not None:
             self._link.window = 0
 
+    def detach(self) -> None:
+        """Give what was not taken to another agent, at once and in its order."""
+        if self._link is not None:
+            self._link.close()
+
     @property
     def under_way(self) -> int:
-        return self._link.unsettled if self._link is not None and self._link.alive else 0
+        return self._link.unsettled - len(self._held) if self._link is not None and self._link.alive else 0
 
     def go_on(self) -> None:
-        """Take what was held while this agent must not take events."""
-        while self._held and self._link is not None and self._may_take():
+        """Take what was held while this agent could not take events."""
+        while self._held and self._timer is None and self._link is not None and self._may_take():
             number, encoded = self._held.popleft()
             self._take(self._link, number, encoded)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        self._bytes += len(encoded)
+        if self._bytes > WINDOW_BYTES:
+            link.pause()
         if self._held or not self._may_take():
             self._held.append((number, encoded))
         else:
             self._take(link, number, encoded)
+
+    def _settle(self, link: Receiver, number: int, encoded: bytes) -> None:
+        link.settle(number, ACCEPTED)
+        self._bytes -= len(encoded)
+        if link.paused and self._bytes < WINDOW_BYTES // 2:
+            link.paused = False
+            asyncio.get_running_loop().call_soon(link.resume)
+
+    def _hold(self, number: int, encoded: bytes) -> None:
+        """Not now: it goes back to its place."""
+        self._held = deque(sorted([(number, encoded), *self._held]))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PAUSE, self._again)
+
+    def _again(self) -> None:
+        self._timer = None
+        self.go_on()
 
     def _take(self, link: Receiver, number: int, encoded: bytes) -> None:
         self.taken += 1
         user = queue = token = ""
 
         def done(error: ClacksError | None) -> None:
-            if error is not None and as_outcome(error) is RELEASED:  # not now: the broker gives it to somebody, or here again
-                link.settle(number, BACK)
+            if link is not self._link or not link.alive:  # it comes again, here or to another agent, which answers
+                return
+            if error is not None and as_outcome(error) is RELEASED:
+                self._hold(number, encoded)
                 return
             if queue:
                 self._answer(user, queue, token, error)
             if error is not None:
                 self._reject(encoded, error)
-            link.settle(number, ACCEPTED)
+            self._settle(link, number, encoded)
 
         try:
             message = Message(encoded)

@@ -25,6 +25,11 @@ def ingress_queue(domain: str, number: int) -> str:
     return f"{domain}.ingress.{number}"
 
 
+def marker_queue(domain: str) -> str:
+    """Holds nothing; its greatest length is the number of ingress queues."""
+    return f"{domain}.ingress"
+
+
 def control_stream(domain: str) -> str:
     return f"{domain}.control"
 

@@ -1,7 +1,7 @@
 """The ways out: a link to each queue that something is sent to, made when it is first needed, and what becomes of what is sent.
 
-A message is confirmed when the broker has it; then, and only then, `done` is called. What a broker does not take for the moment is sent
-again, in its order, until it does.
+Whoever sends hears once, through `done`, what became of it. What a broker does not take for the moment is sent again, in its order, until
+it does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
 from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender
@@ -17,7 +18,17 @@ from ....common.brokers import Broker
 
 log = logging.getLogger("clacks.broker")
 
-Sent = Callable[[bool], None]  # True: the broker has it; False: there is no such queue
+
+class Fate(Enum):
+    """What became of a message: the broker has it; there is no such queue, so nobody waits for it; or the connection was lost before the
+    broker said anything, which may have it or not."""
+
+    STORED = auto()
+    NO_QUEUE = auto()
+    LOST = auto()
+
+
+Sent = Callable[[Fate], None]
 
 # Links that are kept open: RabbitMQ has room for 16,384 on one connection, and an idle one costs either side some kilobytes.
 LINKS: Final = 8_000
@@ -25,6 +36,8 @@ LINKS: Final = 8_000
 PAUSE: Final = 0.5
 # Conditions that say that there is no queue: nobody waits for what is sent there.
 _GONE: Final = frozenset({"amqp:not-found", "amqp:resource-deleted"})
+# The condition of a link whose session ended because of another one: nothing is wrong with its queue.
+_BYSTANDER: Final = "amqp:session:errant-link"
 
 
 class Outlets:
@@ -32,6 +45,7 @@ class Outlets:
 
     def __init__(self, connection: Connection, broker: Broker) -> None:
         self.connection, self.broker = connection, broker
+        self.probing = asyncio.Lock()
         self._open: OrderedDict[str, Outlet] = OrderedDict()
 
     def send(self, queue: str, encoded: bytes, done: Sent) -> None:
@@ -45,9 +59,16 @@ class Outlets:
         outlet.send(encoded, done)
 
     def forget(self, queue: str) -> None:
+        """The queue is wanted no more."""
         outlet = self._open.pop(queue, None)
         if outlet is not None:
-            outlet.close()
+            outlet.end(Fate.NO_QUEUE)
+
+    def lost(self) -> None:
+        """The connection is gone, or has to be treated so."""
+        outlets, self._open = list(self._open.values()), OrderedDict()
+        for outlet in outlets:
+            outlet.end(Fate.LOST)
 
     def _close_one(self) -> None:
         for queue, outlet in self._open.items():
@@ -67,66 +88,85 @@ class Outlet:
         self._unsettled = 0
         self._link: Sender | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._task = self._attaching()
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._unsettled and not self._again and self._link is not None
+        return not self._waiting and not self._unsettled and not self._again and self._task is None
 
     def send(self, encoded: bytes, done: Sent) -> None:
         self._waiting.append((encoded, done))
         if self._link is not None:
             self.credit(self._link)
+        elif self._task is None and self._timer is None:
+            self._attach()
 
-    def _attaching(self) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._attach())
-
-    async def _attach(self) -> None:
-        """RabbitMQ 4.0 refuses a link by ending its session, so all that are attached at that time hear of the queue that is not there:
-        which one it is tells an attempt in a session of its own."""
-        connection, target = self._outlets.connection, self._outlets.broker.queue(self._queue)
-        try:
-            try:
-                link = await connection.attach_sender(target, handler=self)
-            except AmqpError as error:
-                if error.condition.name not in _GONE:
-                    raise
-                link = await connection.attach_sender(target, handler=self, alone=True)
-        except AmqpError as error:
-            self._lost(error.condition)
-        else:
-            self._link = link
-            self.credit(link)
-
-    def close(self) -> None:
-        self._task.cancel()
+    def end(self, fate: Fate) -> None:
+        """Whoever waits here hears that."""
+        if self._task is not None:
+            self._task.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self._link is not None:
             self._link.close()
+        self._return()
+        waiting, self._waiting = self._waiting, deque()
+        for _, done in waiting:
+            done(fate)
 
-    def _lost(self, condition: Condition | None) -> None:
-        """The link is gone. Where the queue is gone too, so is what was for it; otherwise another link takes it."""
+    def _return(self) -> None:
+        """What was under way waits again, in its place before what was not."""
         link, self._link = self._link, None
         returned = sorted([*self._again, *(link.returned if link is not None else [])], key=lambda pair: pair[0])
         self._again, self._unsettled = [], 0
         self._waiting.extendleft(message for _, message in reversed(returned))
+
+    # --- the link ---
+
+    def _attach(self) -> None:
+        self._timer = None
+        self._task = asyncio.get_running_loop().create_task(self._attaching())
+
+    async def _attaching(self) -> None:
+        try:
+            link = await self._shared()
+        except AmqpError as error:
+            self._task = None
+            self._lost(error.condition)
+        else:
+            self._task, self._link = None, link
+            if link.alive:
+                self.credit(link)
+            else:
+                self._lost(None)
+
+    async def _shared(self) -> Sender:
+        """A link in a session with others. RabbitMQ 4.0 refuses one by ending its session, and all that are attached at that time hear of
+        the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64."""
+        connection, target = self._outlets.connection, self._outlets.broker.queue(self._queue)
+        while True:
+            try:
+                return await connection.attach_sender(target, handler=self)
+            except AmqpError:
+                async with self._outlets.probing:
+                    probe = await connection.attach_sender(target, alone=True)
+                    probe.close()
+
+    def _lost(self, condition: Condition | None) -> None:
+        """The link is gone. Where the queue is gone too, so is what was for it; otherwise another link takes it."""
+        self._return()
         if condition is not None and condition.name in _GONE:
-            waiting, self._waiting = self._waiting, deque()
             self._outlets.forget(self._queue)
-            for _, done in waiting:
-                done(False)
         elif self._outlets.connection.alive and self._waiting:
-            log.warning("queue not reached", extra={"queue": self._queue, "reason": str(condition)})
-            self._retry(self._reattach)
+            if condition is not None and condition.name == _BYSTANDER:
+                self._attach()
+            else:
+                log.warning("queue not reached", extra={"queue": self._queue, "reason": str(condition)})
+                self._retry(self._attach)
 
     def _retry(self, what: Callable[[], None]) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PAUSE, what)
-
-    def _reattach(self) -> None:
-        self._timer = None
-        self._task = self._attaching()
 
     def _send_again(self) -> None:
         self._timer = None
@@ -134,6 +174,8 @@ class Outlet:
         self._again = []
         if self._link is not None:
             self.credit(self._link)
+        elif self._task is None:
+            self._attach()
 
     # --- amqp.LinkHandler ---
 
@@ -147,7 +189,7 @@ class Outlet:
     def outcome(self, link: Sender, token: tuple[int, tuple[bytes, Sent]], outcome: Outcome) -> None:
         self._unsettled -= 1
         if outcome is ACCEPTED:
-            token[1][1](True)
+            token[1][1](Fate.STORED)
         else:  # full, or one of its replicas is away: a broker refuses nothing for what it says
             self._again.append(token)
         if self._again:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clacks.broker")
 
-# Seconds that a live subscription outlives its client, for a client that has lost its connection: three renewals may be lost.
-LEASE: Final = 60.0
-# What the broker keeps of a queue that nobody uses, in milliseconds beyond the lease: the agents delete it, if there is one.
-_GRACE: Final = 60_000
+# What the broker keeps of a queue that nobody uses beyond the lease, in seconds: the agents delete it, if there is one.
+_GRACE: Final = 60.0
 
 
 class Services:
@@ -50,20 +49,26 @@ class Services:
         name = durable or shared
         if durable and shared and durable != shared:
             raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
-        by = broker.control.domain.by()
-        id = f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}"  # noqa: A001
-        queue = subscription_queue(broker.domain, user, ("durable." if durable else "shared.") + name if name else id)
         loses = overflow == "drop-oldest" or max_age is not None or max_bytes is not None
-        await broker.management.declare_queue(queue, arguments=self._arguments(bool(durable), bool(shared), loses, max_age, max_bytes))
+        arguments = self._arguments(bool(durable), bool(shared), loses, max_age, max_bytes)
         address = event_address(broker.domain, event) if event else broker.domain
+        given = uuid.uuid4().hex[:16]
+        queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
+        there = broker.control.domain.named(user, name)
+        if there is None:
+            await broker.management.declare_queue(queue, arguments=arguments)
+        by = broker.control.domain.by()
         record = Subscribed(
-            by, id, user, queue, tuple(map(str, filters)), event, address, name, bool(shared), 0.0 if durable else LEASE,
-            broker.config.durable_per_user if durable else 0, bool(replace),
+            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(map(str, filters)), event, address, name,
+            bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
         )  # fmt: skip
         change = await broker.control.subscribe(record)
+        added = isinstance(change, SubscriptionAdded)
+        if there is not None and added:  # it has ended meanwhile
+            await broker.management.declare_queue(queue, arguments=arguments)
+        elif there is None and not added:
+            await broker.management.delete_queue(queue)
         if isinstance(change, Refused):
-            if not name:
-                await broker.management.delete_queue(queue)
             raise self._refused(change, user, name)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
@@ -92,7 +97,7 @@ class Services:
         if not durable:
             # A live subscription's events need no replicas, so its queue is a classic one.
             limits = {"x-max-length": config.queue_events, "x-max-length-bytes": config.queue_bytes, "x-overflow": "drop-head"}
-            return {"x-expires": int(LEASE * 1000) + _GRACE, **limits}
+            return {"x-expires": int((config.broker_lease + _GRACE) * 1000), **limits}
         arguments: dict[str, Any] = {
             "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries,
             "x-max-length-bytes": min(max_bytes or config.durable_bytes, config.durable_bytes),
@@ -113,13 +118,13 @@ class Services:
         return unknown + control.renew(own)
 
     @Command(needs_user=True, idempotent=True)
-    def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
+    async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
         """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
         known = self._broker.control.domain.subscription(str(id))
         if known is None or (known.user != user and not self._broker.subscriptions.bus.administers(user)):
             return False
         if not (known.shared and known.lease and not delete):
-            self._broker.control.unsubscribe(known.id, f"by {user}")
+            await self._broker.control.unsubscribe(known.id, f"by {user}")
         return True
 
 

@@ -1,27 +1,34 @@
 """A subscription of a domain, as one agent has it: the key of its filters in the bus, and the way to its queue on the broker.
 
-What its filter has not decided about waits in its order for the sandbox, and what comes after it waits with it.
+What its filter has not decided about waits in its order for the sandbox, and what comes after it waits with it. For a live subscription it
+counts as handed over then, or a slow filter would keep the events of all others waiting; what is too much is dropped from its front. For a
+durable one it does not: what is accepted for it is with the broker.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ...bus import Incoming
 from ...sandbox import Answer, Job, Sandbox
 from ..subscription import STRIKES, Counts
 from ..terms import Terms
-from .outlets import Outlets
+from .outlets import Fate, Outlets, Sent
+
+# Events and bytes that wait for the filter of one live subscription: seconds of a slow filter, and no more memory than some large events.
+WAITING: Final = 1_000
+WAITING_BYTES: Final = 16 * 2**20
 
 
 class Waiting(NamedTuple):
-    """A message that cannot go yet; `question` is what the sandbox is to be asked first, if anything."""
+    """A message that cannot go yet; `question` is what the sandbox is to be asked first, if anything; `done` is None if it counts as handed
+    over."""
 
     encoded: bytes
     question: Incoming | None
-    done: Callable[[], None]
+    done: Sent | None
 
 
 class DomainSubscription:
@@ -35,6 +42,8 @@ class DomainSubscription:
         self.expired = 0
         self.filter_errors = 0
         self._sandbox, self._on_suspended = sandbox, on_suspended
+        self.waiting_bytes = 0
+        self.dropped = 0
         self._waiting: deque[Waiting] = deque()
         self._job: Job | None = None
         self._strikes = 0
@@ -44,36 +53,56 @@ class DomainSubscription:
         return len(self._waiting)
 
     consumers: tuple[()] = ()  # these, and what they do, the broker sees
-    waiting_bytes = unsettled = dropped = unaccepted = buried = 0
+    unsettled = unaccepted = buried = 0
 
     @property
     def counts(self) -> Counts:
-        return Counts(delivered=self.delivered, expired=self.expired, filter_errors=self.filter_errors)
+        return Counts(delivered=self.delivered, dropped=self.dropped, expired=self.expired, filter_errors=self.filter_errors)
 
-    def offer(self, encoded: bytes, question: Incoming | None, done: Callable[[], None]) -> None:
-        """Send one message; `done` is called when the broker has it, when its filter says no, or when the queue is gone."""
+    def offer(self, encoded: bytes, question: Incoming | None, done: Sent) -> None:
+        """Send one message; `done` is called when the broker has it, when its filter says no, when the queue is gone, or the connection."""
         if question is None and not self._waiting and self.outlets is not None:
             self._send(encoded, done)
-        else:
-            self._waiting.append(Waiting(encoded, question, done))
-            self.pump()
+            return
+        over = not self.terms.durable and (question is not None or bool(self._waiting))
+        self._waiting.append(Waiting(encoded, question, None if over else done))
+        self.waiting_bytes += len(encoded)
+        self.pump()
+        if over:
+            done(Fate.STORED)
+            while len(self._waiting) > WAITING or self.waiting_bytes > WAITING_BYTES:
+                self._drop()
+
+    def _drop(self) -> None:
+        """The oldest; if its filter is being asked about it, the answer does not matter any more."""
+        self.dropped += 1
+        self._forget_job()
+        one = self._next()
+        if one.done is not None:
+            one.done(Fate.STORED)
+        self.pump()
+
+    def _next(self) -> Waiting:
+        one = self._waiting.popleft()
+        self.waiting_bytes -= len(one.encoded)
+        return one
 
     def pump(self) -> None:
         """Send what waits, as far as it is decided about."""
-        while self._waiting and self.outlets is not None:
+        while self._waiting and self.outlets is not None and self._strikes < STRIKES:
             encoded, question, done = self._waiting[0]
             if question is not None:
                 if self._job is None:
                     self._job = Job(self.user, self.terms.filters, question.body, question.properties, self._decided)
                     self._sandbox.submit(self._job)
                 return
-            self._waiting.popleft()
-            self._send(encoded, done)
+            self._next()
+            self._send(encoded, done or _nobody)
 
-    def _send(self, encoded: bytes, done: Callable[[], None]) -> None:
+    def _send(self, encoded: bytes, done: Sent) -> None:
         assert self.outlets is not None
         self.delivered += 1
-        self.outlets.send(self.queue, encoded, lambda taken: done())
+        self.outlets.send(self.queue, encoded, done)
 
     def _decided(self, answer: Answer) -> None:
         self._job = None
@@ -85,18 +114,50 @@ class DomainSubscription:
         else:
             self._strikes = 0
         self.filter_errors += bool(answer.error or answer.exceeded)
-        encoded, _, done = self._waiting.popleft()
+        one = self._next()
         if answer.matched:
-            self._waiting.appendleft(Waiting(encoded, None, done))
-        else:
-            done()
+            self._waiting.appendleft(one._replace(question=None))
+            self.waiting_bytes += len(one.encoded)
+        elif one.done is not None:
+            one.done(Fate.STORED)
         self.pump()
+
+    def disconnect(self) -> None:
+        """The connection is gone: what does not count as handed over comes again from where it came."""
+        self.outlets = None
+        if self._waiting and self._waiting[0].done is not None:
+            self._forget_job()
+        waiting, self._waiting = self._waiting, deque(one for one in self._waiting if one.done is None)
+        self.waiting_bytes = sum(len(one.encoded) for one in self._waiting)
+        for one in waiting:
+            if one.done is not None:
+                one.done(Fate.LOST)
 
     def end(self) -> None:
         """It is over: nobody waits for what waits here."""
+        for one in self._release():
+            if one.done is not None:
+                one.done(Fate.NO_QUEUE)
+
+    def succeed(self, former: DomainSubscription) -> None:
+        """Go on in the place of a subscription whose terms have changed: what waits for its filter's answer is asked anew."""
+        self.waiting_bytes = former.waiting_bytes
+        self._waiting = former._release()
+        self.delivered, self.dropped = former.delivered, former.dropped
+        self.expired, self.filter_errors = former.expired, former.filter_errors
+        self.pump()
+
+    def _release(self) -> deque[Waiting]:
+        self._forget_job()
+        waiting, self._waiting = self._waiting, deque()
+        self.waiting_bytes = 0
+        return waiting
+
+    def _forget_job(self) -> None:
         if self._job is not None:
             self._job.cancelled = True
             self._job = None
-        waiting, self._waiting = self._waiting, deque()
-        for one in waiting:
-            one.done()
+
+
+def _nobody(fate: Fate) -> None:
+    """Whoever sent it was answered before."""

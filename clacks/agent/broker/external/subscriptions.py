@@ -64,10 +64,29 @@ class DomainSubscriptions:
         one.end()
         self._gone += one.counts
 
-    def connect(self, outlets: Outlets | None) -> None:
+    def replace(self, one: DomainSubscription) -> None:
+        """The subscription with this id has other terms; its queue, and what is on its way there, stay."""
+        former = self._by_id[one.id]
+        self._unindex(former)
+        self.add(one)
+        one.succeed(former)
+
+    def clear(self) -> None:
+        """The domain is to be read anew."""
+        for one in self.all:
+            self._unindex(one)
+            one.disconnect()
+            self._gone += one.counts
+        self._by_id.clear()
+
+    def connect(self, outlets: Outlets) -> None:
         for one in self._by_id.values():
             one.outlets = outlets
             one.pump()
+
+    def disconnect(self) -> None:
+        for one in self.all:
+            one.disconnect()
 
     def permissions_changed(self) -> None:
         """The bus has other rules: what a user may not see is taken out of it, what they may see (again) put into it."""

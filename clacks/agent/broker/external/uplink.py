@@ -1,7 +1,8 @@
 """An agent's connections to the broker, opened again when one is lost.
 
-Taking and giving have one each: a broker that is short of memory stops those who publish, and settlements must go on. What is declared has
-a third: RabbitMQ ends the session of a request that it does not permit.
+Taking and giving events have one each: a broker that is short of memory stops those who publish, and settlements must go on. The log and
+the commands have a third, so that events do not keep them waiting. What is declared has a fourth: RabbitMQ ends the session of a request
+that it does not permit.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from ....amqp import Condition, Connection
+from ....amqp import AmqpError, Condition, Connection
 from ....common.brokers import Broker, Management, recognise
 from ....common.components.client import dial
 from ....common.components.url import Url
@@ -23,6 +25,11 @@ log = logging.getLogger("clacks.broker")
 # Pauses between attempts, in seconds: a broker that is restarted is back after three, a cluster's other node at once.
 PAUSE_FIRST: Final = 0.1
 PAUSE_MOST: Final = 5.0
+# How long it may take until all is declared and attached, in seconds: a broker that has just come back with thousands of queues is slow.
+UP_SECONDS: Final = 60.0
+# Bytes of the greatest message that is taken: RabbitMQ's own limit, and some more for what it puts in front. What is too large for an
+# event is for the bus to say; what the agent could not take would stay at the head of its queue for ever.
+MESSAGE_SIZE: Final = 20 * 2**20
 
 
 class Lines(NamedTuple):
@@ -31,7 +38,12 @@ class Lines(NamedTuple):
     broker: Broker
     taking: Connection
     giving: Connection
+    asking: Connection
     management: Management
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        return self.taking, self.giving, self.asking, self.management.connection
 
 
 class Uplink:
@@ -44,8 +56,7 @@ class Uplink:
 
     async def start(self) -> None:
         """Connect once, and from then on stay connected. Raises ClacksError if that fails at first."""
-        lines = await self._connect()
-        await self._up(lines)
+        lines = await self._come_up()
         self._task = asyncio.get_running_loop().create_task(self._keep(lines))
 
     async def close(self) -> None:
@@ -54,50 +65,74 @@ class Uplink:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self, lines: Lines) -> None:
-        connections: tuple[Connection, ...] = ()
         try:
             while True:
-                connections = (lines.taking, lines.giving, lines.management.connection)
-                await asyncio.wait([asyncio.shield(one.lost) for one in connections], return_when=asyncio.FIRST_COMPLETED)
-                lost = next(one for one in connections if one.lost.done())
+                await asyncio.wait([asyncio.shield(one.lost) for one in lines.connections], return_when=asyncio.FIRST_COMPLETED)
+                lost = next(one for one in lines.connections if one.lost.done())
                 log.warning("broker lost", extra={"reason": str(lost.condition or "the connection was closed")})
-                for one in connections:
-                    one.abort()
-                self._down()
+                self._give_up(lines)
                 lines = await self._again()
                 self.reconnects += 1
         except asyncio.CancelledError:
             goodbye = Condition("amqp:connection:forced", "the agent stops")
-            for one in connections:
+            for one in lines.connections:
                 one.close(goodbye)
-            await asyncio.gather(*(one.wait_closed() for one in connections))
+            await asyncio.gather(*(one.wait_closed() for one in lines.connections))
             raise
+
+    def _give_up(self, lines: Lines) -> None:
+        for one in lines.connections:
+            one.abort()
+        self._down()
 
     async def _again(self) -> Lines:
         pause = PAUSE_FIRST
         while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             try:
-                lines = await self._connect()
-                await self._up(lines)
+                lines = await self._come_up()
             except ClacksError as error:
+                pause = min(2 * pause, PAUSE_MOST)
                 log.warning("broker not reached", extra={"reason": str(error), "pause": pause})
             else:
                 log.info("broker reached", extra={"broker": str(lines.broker)})
                 return lines
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, PAUSE_MOST)
+
+    async def _come_up(self) -> Lines:
+        """Connect, and let everything be attached. Raises ClacksError."""
+        lines = await self._connect()
+        try:
+            async with asyncio.timeout(UP_SECONDS):
+                await self._up(lines)
+        except TimeoutError:
+            self._give_up(lines)
+            raise ClacksError("unreachable", url=self._urls[0], reason=f"it is not ready after {UP_SECONDS:g} s") from None
+        except AmqpError as error:
+            self._give_up(lines)
+            raise ClacksError("connection-lost", url=self._urls[0], reason=str(error.condition)) from error
+        except BaseException:
+            self._give_up(lines)
+            raise
+        return lines
 
     async def _connect(self) -> Lines:
         failures: list[ClacksError] = []
         for url in self._urls:
             opened: list[Connection] = []
             try:
-                for _ in range(3):
-                    opened.append(await dial(url))
+                for _ in range(4):
+                    opened.append(await _dial(url))
                 broker = recognise(opened[0].remote_properties, url)
-                return Lines(broker, opened[0], opened[1], await Management.attach(opened[2]))
-            except ClacksError as error:
-                failures.append(error)
+                return Lines(broker, opened[0], opened[1], opened[2], await Management.attach(opened[3]))
+            except (ClacksError, AmqpError) as error:
+                failures.append(error if isinstance(error, ClacksError) else ClacksError("connection-lost", url=url, reason=str(error)))
                 for one in opened:
                     one.abort()
         raise failures[0]
+
+
+async def _dial(url: Url) -> Connection:
+    """A connection whose links take messages of any size that the broker has."""
+    connection = await dial(url)
+    connection.options = replace(connection.options, max_message_size=MESSAGE_SIZE)
+    return connection

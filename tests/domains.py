@@ -1,0 +1,250 @@
+"""For tests: a domain of real agents on a real RabbitMQ, and plain AMQP clients of it. Knows the wire of a domain, and no test.
+
+Each domain has a name of its own, so that many share one broker. `Guest` is written on clacks.amqp alone, as somebody would who has no
+client library: what it can do, any AMQP 1.0 client can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from brokers import AGENT, RabbitMQ
+from clacks.agent.access import ADMINISTRATORS, Call, Rule
+from clacks.agent.agent import Agent
+from clacks.agent.config import load
+from clacks.agent.users import UserBook, make_user
+from clacks.amqp import Connection, Draft, Message, Properties, Receiver, Sender, Terminus
+from clacks.common.brokers import Management
+from clacks.common.components.client import dial
+from clacks.common.components.url import parse_url
+from clacks.common.errors import ClacksError
+from support import End, until
+
+_NUMBERS = itertools.count(1)
+_KNOWN = make_user("admin", "secret", [ADMINISTRATORS])
+
+# What everybody but the administrator may do, unless a test says otherwise.
+ORDINARY = Rule(users=("*",), publish=("*",), subscribe=("*",), durable=("*",), call=(Call("*", "*"),))
+
+
+def phone(number: int, status: str = "busy") -> bytes:
+    return (
+        '<Event xmlns="http://www.gonicus.de/Events"><PhoneStatus>'
+        f"<CallerId>{number}</CallerId><ReceiverId>1</ReceiverId><Status>{status}</Status></PhoneStatus></Event>"
+    ).encode()
+
+
+def number_of(message: Any) -> int:
+    return int(bytes(message.body).split(b"CallerId>")[1].removesuffix(b"</"))
+
+
+def new_domain() -> str:
+    return f"org.test{next(_NUMBERS)}x{secrets.token_hex(3)}"
+
+
+def permit(rabbit: RabbitMQ, *users: str) -> None:
+    """Accounts of the broker as an ordinary user of any domain needs them."""
+    for user in users:
+        with contextlib.suppress(RuntimeError):  # it is there already
+            own = rf"^org\.[^.]+\.reply\.{user}\..*$"
+            rabbit.add_user(user, "secret", (own, rf"^org\.[^.]+$|{own}", rf"^org\.[^.]+\.(reply|sub)\.{user}\..*$"))
+
+
+class Failed(Exception):
+    """A command was answered with an error."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error))
+        self.code, self.message, self.error = error["code"], error["message"], error
+
+
+class Domain:
+    """Agents of one domain, in this process."""
+
+    def __init__(self, rabbit: RabbitMQ, folder: Path, **settings: Any) -> None:
+        self.rabbit, self.folder, self.name = rabbit, folder, settings.pop("domain", None) or new_domain()
+        self.settings: dict[str, Any] = {"broker.ingress": 2, "drain_timeout": 2.0, **settings}
+        self.rules: tuple[Rule, ...] = (ORDINARY,)
+        self.agents: dict[str, Agent] = {}
+        self.guests: list[Guest] = []
+
+    async def agent(self, node: str, prepare: Callable[[Agent], Any] | None = None) -> Agent:
+        settings = {"broker.url": [self.rabbit.url(AGENT.name)], "domain": self.name, "node_id": node, "state_dir": str(self.folder / node)}
+        agent = Agent(load(None, {**settings, **self.settings}, {}), UserBook({"admin": _KNOWN}), self.rules)
+        if prepare is not None:
+            prepare(agent)
+        await agent.start(watch=False)
+        self.agents[node] = agent
+        return agent
+
+    async def stop(self, node: str) -> None:
+        await self.agents.pop(node).close()
+
+    def crash(self, node: str) -> None:
+        """As if its process was killed: nothing is said to anybody, nothing goes on."""
+        agent = self.agents.pop(node)
+        broker: Any = agent.broker
+        broker.accepting = False
+        broker.control._ticker.cancel()
+        broker._uplink._task.cancel = lambda: None
+        broker._uplink._again = _never
+        for task in broker._tasks:
+            task.cancel()
+        agent.node._tasks and [task.cancel() for task in agent.node._tasks]
+        for connection in broker._lines.connections:
+            connection.abort()
+
+    async def guest(self, user: str = "admin") -> Guest:
+        guest = await Guest(self.rabbit.url(user), self.name, user).open()
+        self.guests.append(guest)
+        return guest
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for guest in self.guests:
+            guest.close()
+        for node in list(self.agents):
+            await self.stop(node)
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+class Guest:
+    """One user's connection to the broker, with a reply queue."""
+
+    def __init__(self, url: str, domain: str, user: str) -> None:
+        self.url, self.domain, self.user = url, domain, user
+        self.reply = f"{domain}.reply.{user}.{secrets.token_hex(12)}"
+        self.replies = End()
+        self.answers: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._senders: dict[str, tuple[Sender, End]] = {}
+        self._ids = itertools.count(1)
+
+    async def open(self) -> Self:
+        self.connection: Connection = await dial(parse_url(self.url))
+        self.declaring = await dial(parse_url(self.url))  # what is exclusive belongs to its connection
+        management = await Management.attach(self.declaring)
+        await management.declare_queue(self.reply, durable=False, exclusive=True, auto_delete=True)
+        receiver = await self.declaring.attach_receiver(Terminus(f"/queues/{self.reply}"), handler=_Replies(self))
+        receiver.window = 1000
+        return self
+
+    def close(self) -> None:
+        for connection in (self.connection, self.declaring):
+            connection.abort()
+
+    async def sender(self, key: str) -> tuple[Sender, End]:
+        if key not in self._senders or not self._senders[key][0].alive:
+            end = End()
+            self._senders[key] = await self.connection.attach_sender(Terminus(f"/exchanges/{self.domain}/{key}"), handler=end), end
+        return self._senders[key]
+
+    # --- commands ---
+
+    async def ask(self, method: str, params: Any = (), target: str = "core", node: str = "", reply: str | None = None) -> str:
+        """Send a request; answer its id."""
+        sender, _ = await self.sender(f"command.{target}" + (f".{node}" if node else ""))
+        number = f"{self.user}-{next(self._ids)}"
+        asked = Properties(message_id=number, reply_to=reply or self.reply, user_id=self.user.encode())
+        sender.send(Draft(json.dumps({"method": method, "params": params, "id": number}), asked).encode())
+        return number
+
+    async def call(self, method: str, params: Any = (), target: str = "core", node: str = "") -> Any:
+        """The result. Raises Failed."""
+        number = await self.ask(method, params, target, node)
+        await until(lambda: self.answers[number], f"{method} is answered")
+        answer = self.answers[number][0]
+        if answer["error"] is not None:
+            raise Failed(answer["error"])
+        return answer["result"]
+
+    # --- events ---
+
+    async def subscribe(self, *filters: str, **terms: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.call("subscribe", {"filters": list(filters), **terms})
+        return answer
+
+    async def consume(self, subscription: Mapping[str, Any], end: End | None = None, window: int = 500) -> tuple[Receiver, End]:
+        end = end or End()
+        receiver = await self.connection.attach_receiver(Terminus(f"/queues/{subscription['queue']}"), handler=end, alone=True)
+        receiver.window = window
+        return receiver, end
+
+    async def publish(self, *bodies: bytes, key: str = "events.7", **properties: Any) -> End:
+        """Publish, and wait until the broker has taken all."""
+        sender, end = await self.sender(key)
+        before = len(end.outcomes)
+        for body in bodies:
+            sender.send(Draft(body, Properties(**{"user_id": self.user.encode(), **properties})).encode())
+        await until(lambda: len(end.outcomes) - before >= len(bodies), "the broker has taken the events")
+        return end
+
+    async def tell(self, body: bytes, key: str = "events.7") -> dict[str, Any] | None:
+        """Publish and wait for what becomes of it: None, or the error."""
+        sender, _ = await self.sender(key)
+        token = f"token-{next(self._ids)}"
+        annotations = {"x-opt-clacks-answer": self.reply, "x-opt-clacks-token": token}
+        sender.send(Draft(body, Properties(user_id=self.user.encode()), annotations=annotations).encode())
+        await until(lambda: self.answers[token], "the event is answered")
+        error: dict[str, Any] | None = self.answers[token][0]["error"]
+        return error
+
+
+class _Replies(End):
+    """The handler of the link on which a guest's answers come in."""
+
+    def __init__(self, guest: Guest) -> None:
+        super().__init__()
+        self._guest = guest
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        super().message(link, number, encoded, settled)
+        message = Message(encoded)
+        self._guest.answers[str(message.properties.correlation_id)].append(json.loads(str(message.body)))
+
+
+@contextlib.asynccontextmanager
+async def domain_of(rabbit: RabbitMQ, folder: Path, *nodes: str, **settings: Any) -> AsyncIterator[tuple[Domain, list[Agent]]]:
+    """A domain with these agents; `settings` are those of all."""
+    async with Domain(rabbit, folder, **settings) as domain:
+        yield domain, [await domain.agent(node) for node in nodes]
+
+
+async def queue_there(rabbit: RabbitMQ, queue: str) -> bool:
+    """Whether the broker has such a queue."""
+    return await messages_in(rabbit, queue) is not None
+
+
+async def messages_in(rabbit: RabbitMQ, queue: str) -> int | None:
+    """How many messages are in a queue; None if there is no such queue."""
+    connection = await dial(parse_url(rabbit.url(AGENT.name)))
+    try:
+        info = await (await Management.attach(connection)).queue_info(queue)
+        return None if info is None else info.messages
+    finally:
+        connection.abort()
+
+
+def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
+    """The names of the broker's queues that begin so, as it lists them itself."""
+    listed = rabbit.evaluate("[element(4, Name) || Name <- rabbit_amqqueue:list_names()].")
+    prefix = f"{domain}.{kind}"
+    return [name for name in (part.strip(' "<>[]\n') for part in listed.split(",")) if name.startswith(prefix)]
+
+
+__all__ = [
+    "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain", "number_of", "permit", "phone", "queue_there",
+    "queues_of",
+]  # fmt: skip
