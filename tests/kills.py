@@ -65,8 +65,8 @@ LARGE_EVERY: Final = 25
 LARGE: Final = b"<!--" + b"x" * 9000 + b"-->"
 # Seconds that a life may last once its clients are connected.
 LIFE: Final = 0.4
-# Beyond SETTLED_SECONDS: what an outcome takes to be read, batched and written on a machine with other work.
-GRACE: Final = 2.0
+# After which every outcome is certain to be written: SETTLED_SECONDS, and what reading and writing take on a machine with other work.
+QUIET: Final = 20 * SETTLED_SECONDS
 # How long the end may take: the backlog is some thousand events.
 PATIENCE: Final = 120.0
 
@@ -110,6 +110,8 @@ class Ledger:
         self.faults: list[str] = []
         self.ages: list[float] = []  # of what was settled and came again: seconds from its outcome to the break
         self.rejected: set[tuple[int, int]] = set()
+        self.others = 0  # the agent's own events
+        self.over = False  # nothing may come any more
         self._state = [array("d", [0.0]) for _ in accounts]
         self._last = [0] * len(accounts)
         self._raised: dict[tuple[int, int], int] = {}  # sent back with `modified`, by the break before which that was
@@ -141,11 +143,10 @@ class Ledger:
         if place == len(self.breaks):
             self._fault(f"{publisher}/{number} was settled, and comes again though nothing broke")
             return
-        age = self.breaks[place] - settled
-        self.ages.append(age)
+        self.ages.append(self.breaks[place] - settled)
         self.counts["again, settled just before"] += 1
-        if age > SETTLED_SECONDS + GRACE:
-            self._fault(f"{publisher}/{number} comes again {age:.2f} s after it was settled")
+        if self.over:
+            self._fault(f"{publisher}/{number} comes again, {QUIET:g} s and a kill after it was settled")
 
     def settled(self, publisher: int, number: int, outcome: Outcome) -> None:
         """The consumer says what became of it; what is not over comes again."""
@@ -221,7 +222,8 @@ class Consuming(Quiet):
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         found = _NUMBERS.search(encoded)
-        if found is None:  # the agent's own events are nobody's here
+        if found is None:
+            self.ledger.others += 1
             if not settled:
                 link.settle(number, ACCEPTED)
             return
@@ -464,11 +466,8 @@ class Machine:
     async def finish(self) -> list[str]:
         """A life without an end: everything is taken. Answers what is wrong."""
         burial = Burial()
-        async with self._agent(None, 0) as process:
-            connection = await self._connect("c")
-            other = await self._connect("d")
-            for ledger in self.durable:
-                await self._receive(other if ledger is self.lazy else connection, ledger, 1000, None)
+        async with self._agent(None, 0):
+            connection = await self._receive_all()
             for publisher in await self._publish():
                 await self._until(lambda publisher=publisher: not publisher.left and not publisher.open, "the last are accepted")
             with contextlib.suppress(TimeoutError):
@@ -479,10 +478,8 @@ class Machine:
             rejected = set().union(*(one.rejected for one in self.durable))
             with contextlib.suppress(TimeoutError):
                 await self._until(lambda: rejected <= burial.found, "the dead letters are there")
-            await asyncio.sleep(3 * SETTLED_SECONDS)  # letters that nobody waits for: rejected, and then killed before it was written
-            connection.close()
-            other.close()
-            code = await process.stop()
+            await asyncio.sleep(QUIET)
+        code = await self._silence()
         faults = [f"the agent ended with {code}"] if code else []
         for ledger in (*self.durable, *self.live):
             faults += ledger.faults
@@ -495,6 +492,25 @@ class Machine:
         faults += [f"{key} was rejected, and is no dead letter" for key in rejected - burial.found]
         self.counts["rejected"], self.counts["dead letters"] = len(rejected), len(burial.found)
         return faults + self._left()
+
+    async def _receive_all(self) -> Connection:
+        connection, other = await self._connect("c"), await self._connect("d")
+        for ledger in self.durable:
+            await self._receive(other if ledger is self.lazy else connection, ledger, 1000, None)
+        return connection
+
+    async def _silence(self) -> int:
+        """After a last kill nothing comes but what that agent itself has to say, which is behind everything else. Answers its exit code."""
+        told = [one for one in self.durable if one is not self.one]  # its filter takes none of the agent's own
+        for ledger in self.durable:
+            ledger.others, ledger.over = 0, True
+        async with self._agent(None, 0) as process:
+            await self._receive_all()
+            await self._until(lambda: all(one.others for one in told), "the agent's own events have come")
+            await asyncio.sleep(2 * SETTLED_SECONDS)  # so that they are settled in the file too
+            for connection in self._connections:
+                connection.abort()
+            return await process.stop()
 
     def _left(self) -> list[str]:
         log = (self.folder / "agent.log").read_text()
