@@ -525,3 +525,38 @@ async def test_much_that_waits_goes_out_in_bursts(stage: Scene) -> None:
     await until(lambda: len(end.received) == 300, "everything is there")
     assert max(turns) == BURST
     assert numbers(end) == list(range(300))
+
+
+@scene()
+async def test_dead_letters_that_were_looked_at_are_replayed_once(stage: Scene) -> None:
+    connection = await stage.connect()
+    await receive(connection, "billing", End(outcome_for=Rejected(Condition("x:y", "not now"))))
+    await stage.publish(1, 2)
+    await until(lambda: stage.agent.broker.subscriptions.totals().buried == 2, "both are dead")
+    connection.abort()
+    looked = End(outcome_for=None)
+    letters = await receive(await stage.connect(), "dead", looked, source=Terminus(f"{DOMAIN}.dead-letters"))
+    await until(lambda: len(looked.received) == 2, "somebody has seen them")
+    letters.close(closed=False)
+    async with stage.client() as bus:
+        assert [await bus.call("replaySubscription", "billing") for _ in range(2)] == [2, 0]
+
+
+@scene()
+async def test_names_and_kinds_that_do_not_go_together(stage: Scene) -> None:
+    await receive(await stage.connect(), "billing", End())
+    shared = Terminus(DOMAIN, capabilities=("shared", "global"))
+    await receive(await stage.connect(), "workers", End(), source=shared)
+    refused = [
+        ("dead-letters", None, {}, "link-refused", "your dead letters"),
+        ("workers", Terminus(DOMAIN, durable=2, expiry="never", capabilities=("global",)), {}, "subscription-other", "durability"),
+        ("x", None, {"clacks:overflow": "detach"}, "link-refused", "refuse, drop-oldest"),
+        ("x", Terminus(DOMAIN), {"clacks:max-age": 5}, "link-refused", "durable subscriptions"),
+        ("x", None, {"clacks:max-bytes": -1}, "link-refused", "above 0"),
+        ("x", None, {"clacks:max-age": 5, "clacks:overflow": "refuse"}, "link-refused", "loses nothing"),
+    ]
+    for name, source, properties, code, said in refused:
+        with pytest.raises(AmqpError) as caught:
+            await receive(await stage.connect(), name, End(), source=source, **properties)  # type: ignore[arg-type]
+        assert caught.value.condition.info["code"] == code
+        assert said in str(caught.value)

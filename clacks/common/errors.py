@@ -95,7 +95,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     # --- addresses and links ---
     ("address-unknown", "Nothing is at the address {address!r}. {hint}", "amqp:not-found", EXIT_USAGE, 404),
     ("link-refused", "{reason}", "amqp:not-allowed", EXIT_USAGE, 400),
-    ("bus-overloaded", "The agent has too much to do right now. Send the event again in a moment.", "amqp:resource-limit-exceeded",
+    ("bus-overloaded", "The agent does not take the event right now: it has too much to do, or a durable subscription has no room. Send"
+     " it again in a moment; `clacks subscriptions` shows what waits.", "amqp:resource-limit-exceeded",
      EXIT_FAILED, 503),
     ("bus-stopping", "The agent is stopping. Connect again in a moment, or to another agent.", "amqp:connection:forced",
      EXIT_UNREACHABLE, 503),
@@ -104,6 +105,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     # --- durable subscriptions ---
     ("subscription-differs", "The subscription {name!r} exists with another {what}. Leave that as it was, ask to replace it"
      " (clacks:replace, --replace), or take another name.", "amqp:precondition-failed", EXIT_USAGE, 409),
+    ("subscription-other", "The subscription {name!r} exists with another {what}, which nothing changes. Delete it, or take another name.",
+     "amqp:precondition-failed", EXIT_USAGE, 409),
     ("subscription-unknown", "No subscription is called {name!r}. {hint}", "amqp:not-found", EXIT_USAGE, 404),
     ("subscription-in-use", "The subscription {name!r} has consumers. Let them end, or delete it anyway with --force.",
      "amqp:resource-locked", EXIT_FAILED, 409),

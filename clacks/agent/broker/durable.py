@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from heapq import heapify
 from itertools import islice, takewhile
 
 from ...amqp import Message as Encoded
@@ -124,6 +125,12 @@ class DurableSubscription(Subscription):
                 self._cancel()
             self._queue.remove(number)
             self._settle(number)
+            return
+        message = next((one for one in self._returned if one[0] == number), None)
+        if message is not None:
+            self._returned.remove(message)
+            heapify(self._returned)
+            self._end_of(message)
 
     # --- the queue ---
 

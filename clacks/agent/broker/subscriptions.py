@@ -207,12 +207,12 @@ class Subscriptions:
         replace = link.remote_properties.get(REPLACE) is True
         if found is not None:
             changed = _difference(found.terms, terms, link.remote_properties)
+            if changed in ("durability", "sharing"):
+                raise ClacksError("subscription-other", name=terms.name, what=changed)
             if changed and not replace:
                 raise ClacksError("subscription-differs", name=terms.name, what=changed)
             if isinstance(found, DurableSubscription) and found.suspension and not replace:
                 raise ClacksError("filter-suspended", reason=found.suspension)
-            if changed in ("durability", "sharing"):
-                raise ClacksError("subscription-differs", name=terms.name, what=changed)
             if not found.terms.shared:
                 taken = ClacksError("subscription-taken", name=terms.name)
                 found.dismiss(as_condition(taken), closed=False)

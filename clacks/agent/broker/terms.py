@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self
 from ...amqp import Described, Symbol, Terminus
 from ...common.errors import ClacksError
 from ...xquery import Filter, FilterError, compile_filter
+from .addresses import DEAD_LETTERS
 
 # The descriptors of an XQuery filter on a link, as registered for Apache Qpid.
 XQUERY_SYMBOL: Final = Symbol("apache.org:xquery-filter:string")
@@ -79,6 +80,8 @@ def read_terms(
     shared = SHARED in source.capabilities
     never = source.expiry == "never"
     durable = never or source.timeout > 0
+    if (shared or durable) and name.partition("|")[0] == DEAD_LETTERS:
+        raise _refused(f"{DEAD_LETTERS} is the name of your dead letters; take another one")
     asked = properties.get(OVERFLOW)
     max_age, max_bytes = _amount(properties, MAX_AGE), _amount(properties, MAX_BYTES)
     if not durable and (max_age or max_bytes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from ...amqp import AmqpError, Condition, Link, Outcome, Receiver, Sender
@@ -10,6 +10,13 @@ from ..errors import ClacksError
 
 # Events fetched ahead: enough to hide a round trip at ten thousand a second, little to give back when the program ends.
 WINDOW: Final = 100
+
+# What will be no better after connecting again.
+FATAL: Final = frozenset({
+    "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "user-removed", "mechanism-unusable", "password-exposed",
+    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown", "queue-full", "subscription-differs", "subscription-other", "subscription-taken",
+    "subscription-deleted", "subscriptions-full", "broker-unusable", "broker-refused", "url-invalid",
+})  # fmt: skip
 
 
 def as_error(condition: Condition | None) -> ClacksError:
@@ -21,20 +28,12 @@ def as_error(condition: Condition | None) -> ClacksError:
     return ClacksError("remote", sentence=str(condition))
 
 
-# What will be no better after connecting again.
-FATAL: Final = frozenset({
-    "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "user-removed", "mechanism-unusable", "password-exposed",
-    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown", "queue-full", "subscription-differs", "subscription-taken",
-    "subscription-deleted", "subscriptions-full",
-})  # fmt: skip
-
-
-async def attached(attach: Awaitable[Any]) -> Any:
+async def attached(attach: Awaitable[Any], explain: Callable[[Condition], ClacksError] = as_error) -> Any:
     """A link, or the reason why there is none as a ClacksError."""
     try:
         return await attach
     except AmqpError as error:
-        raise as_error(error.condition) from error
+        raise explain(error.condition) from error
 
 
 class LinkUser:
