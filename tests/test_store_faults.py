@@ -543,6 +543,28 @@ async def test_replaying_one_subscriptions_letters_keeps_the_others(stage: Scene
 
 
 @scene()
+async def test_letters_that_somebody_looked_at_are_replayed_once(stage: Scene) -> None:
+    """What has come back from a consumer is done with like what has never been sent."""
+    picky, reader = End(outcome_for=Rejected(Condition("x:y", "not now"))), End(outcome_for=None)
+    link = await receive(await stage.connect(), "kept", picky)
+    await stage.publish(1)
+    await until(lambda: stage.agent.broker.subscriptions.totals().buried, "it is dead")
+    link.close(closed=False)
+    looking = await stage.connect()
+    await receive(looking, "dead", reader, source=Terminus(f"{DOMAIN}.dead-letters"))
+    await until(lambda: reader.received, "it is looked at")
+    looking.abort()
+    dead = stage.agent.broker.subscriptions.dead_letters("admin")
+    assert dead is not None
+    await until(lambda: not dead.consumers, "the reader has gone")
+    letters = len(dead.numbers())
+    async with stage.client() as bus:
+        assert await bus.call("replaySubscription", "kept") == letters
+        assert await bus.call("replaySubscription", "kept") == 0
+    assert dead.numbers() == []
+
+
+@scene()
 async def test_what_a_publisher_sends_after_what_is_held_waits_for_it(stage: Scene) -> None:
     """The last durable subscription goes while an event is on its way to the disk: the publisher's next one does not overtake it."""
     live = End()
