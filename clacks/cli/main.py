@@ -10,6 +10,7 @@ from .command import Group, version_option
 from .consume import consume
 from .demo import demo
 from .filter import filters
+from .migrate import migrate
 from .schemas import schemas
 from .status import status
 from .subscriptions import subscriptions
@@ -42,5 +43,5 @@ def clacks() -> None:
     """
 
 
-for command in (call, cert, consume, demo, filters, schemas, status, subscriptions, user):
+for command in (call, cert, consume, demo, filters, migrate, schemas, status, subscriptions, user):
     clacks.add_command(command)
