@@ -253,6 +253,17 @@ def test_status(agent: RunningAgent, environment: dict[str, str]) -> None:
     assert output.endswith("  //*:Status = 'busy'\n")
 
 
+def test_status_goes_on_until_ctrl_c(agent: RunningAgent, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "clacks.cli", "status", "--live", "--json", "--url", agent.url()]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        uptimes = [json.loads(process.stdout.readline())["uptime"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, errors) == (0, "")
+    assert uptimes[0] < uptimes[1]
+
+
 # --- demo ---
 
 

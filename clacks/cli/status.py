@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,32 +16,44 @@ from .output import counted, print_json, print_table, shown_queue, shown_size, s
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
 
+LIVE_SECONDS: Final = 2.0  # slow enough to be read, and nothing to an agent
+
 
 @click.command(
     cls=Command,
     examples="""
         clacks status
+        clacks status --live
         clacks status --json | jq .published
         clacks status --url amqps://admin:secret@bus.example.net/org.clacks
     """,
 )
+@click.option("--live", is_flag=True, help="Show it again every two seconds, until Ctrl-C; with --json one line each time.")
 @url_option
 @json_option
-def status(url: str, as_json: bool) -> None:
+def status(live: bool, url: str, as_json: bool) -> None:
     """Show what an agent is doing.
 
     Its counters, who is connected, and what each subscription gets.
     """
 
-    async def work(bus: BusClient) -> dict[str, Any]:
-        answer: dict[str, Any] = await bus.call("getStatus")
-        return answer
+    async def work(bus: BusClient) -> None:
+        import asyncio
 
-    found = on_bus(url, work)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found)
+        while True:
+            found = await bus.call("getStatus")
+            if as_json:
+                print_json(found, indent=None) if live else print_json(found)
+            else:
+                if live and sys.stdout.isatty():
+                    click.clear()
+                _print(found)
+            if not live:
+                return
+            await asyncio.sleep(LIVE_SECONDS)
+
+    with contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext():
+        on_bus(url, work)
 
 
 def _print(found: Mapping[str, Any]) -> None:
