@@ -12,18 +12,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ...amqp import Connection, Draft, Terminus
+from ...amqp import Draft
 from ..errors import ClacksError
 from ..trust import Certificate
-from .caller import Caller
 from .command import CORE
 from .dialling import Dial, dial
-from .links import FATAL, attached
-from .publisher import Publisher
+from .direct import CAPABILITY, AgentRoute
+from .leases import Leases
+from .links import FATAL
 from .received import ReceivedEvent
+from .route import Route
 from .stream import DeadLetters, EventStream
-from .subscribing import Delivery, Keep, Subscription
-from .url import DEFAULT_DOMAIN, parse_urls
+from .subscribing import Delivery, Subscription
+from .terms import Keep, Wanted
+from .url import DEFAULT_DOMAIN, Url, parse_urls
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -34,7 +36,8 @@ _dial: Final = dial  # by a name that no parameter has
 
 
 class BusClient:
-    """A client of the bus: one connection to one of several agents, opened when it is needed and again when it is lost."""
+    """A client of the bus: one connection to one of several agents, or to one of the broker that a domain of agents runs on. It is opened
+    when it is needed, and again when it is lost."""
 
     def __init__(
         self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, certificate: Certificate | None = None, dial: Dial = dial
@@ -43,14 +46,13 @@ class BusClient:
         CLACKS_KEY_FILE. `dial` makes the connection (tests have one without a socket). Raises ClacksError url-invalid."""
         self.urls = parse_urls(url, domain)
         self._dial: Dial = dial if certificate is None else partial(_dial, certificate=certificate)
-        self._connection: Connection | None = None
+        self._route: Route | None = None
         self._connecting = asyncio.Lock()
-        self._publisher: Publisher | None = None
-        self._callers: dict[str, Caller] = {}
+        self._leases = Leases(self._renew)
         self._closed = False
 
     async def __aenter__(self) -> Self:
-        await self.connection()
+        await self.route()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -60,30 +62,52 @@ class BusClient:
     def domain(self) -> str:
         return self.urls[0].domain
 
-    async def connection(self) -> Connection:
-        """The open connection; one attempt per URL if there is none. Raises ClacksError (that of the first URL that is worth telling)."""
+    async def route(self) -> Route:
+        """The way to the bus over the open connection; one attempt per URL if there is none. Raises ClacksError (that of the first URL that
+        is worth telling)."""
         async with self._connecting:
             if self._closed:
                 raise ClacksError("closed", what="connection")
-            if self._connection is not None and self._connection.alive:
-                return self._connection
+            if self._route is not None and self._route.connection.alive:
+                return self._route
             failures: list[ClacksError] = []
             for url in self.urls:
                 try:
-                    self._connection = await self._dial(url)
+                    self._route = await self._reach(url)
                 except ClacksError as error:
                     failures.append(error)
                 else:
-                    return self._connection
+                    return self._route
             raise next((error for error in failures if error.code in FATAL), failures[0])
 
-    async def close(self) -> None:
-        """Close gracefully and wait for the agent's answer."""
-        self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
+    async def _reach(self, url: Url) -> Route:
+        """Connect, and see who is there."""
+        connection = await self._dial(url)
+        if CAPABILITY in connection.remote_capabilities:
+            self._leases.clear()
+            return AgentRoute(connection, url, self.domain)
+        from ..brokers import recognise
+        from .domain import DomainRoute  # loaded by those who meet a broker
+
+        try:
+            return DomainRoute(connection, recognise(connection.remote_properties, url), url, self.domain, self._leases)
+        except ClacksError:
             connection.close()
-            await connection.wait_closed()
+            raise
+
+    async def _renew(self, ids: list[str], timeout: float) -> list[str]:
+        unknown = await self.request("renew", {"ids": ids}, timeout=timeout)
+        return [str(one) for one in unknown]
+
+    async def close(self) -> None:
+        """Close gracefully and wait for the other end's answer."""
+        self._closed = True
+        route, self._route = self._route, None
+        if route is not None:
+            await route.leave()
+            route.connection.close()
+            await route.connection.wait_closed()
+        self._leases.clear()
 
     # --- the three things a client does ---
 
@@ -99,7 +123,8 @@ class BusClient:
         """
         if dead_letters is not None and (xquery is not None or event or keep is not None):
             raise ValueError("dead letters are one queue: there is nothing to choose or to keep")
-        return EventStream(self, xquery, event, keep, dead_letters)
+        wanted = Wanted(xquery, event or "", keep or Keep(), dead_letters is not None)
+        return EventStream(self.route, wanted, accepts=dead_letters != "look")
 
     async def send(
         self, event: bytes | str | etree._Element, *, properties: dict[str, Any] | None = None, ttl: float | None = None
@@ -108,10 +133,7 @@ class BusClient:
         from ..event import to_bytes
 
         draft = Draft(to_bytes(event), application_properties=properties or {}, ttl=None if ttl is None else int(ttl * 1000))
-        if self._publisher is None or not self._publisher.link.alive:
-            connection = await self.connection()
-            self._publisher = Publisher(await attached(connection.attach_sender(Terminus(self.domain))), str(self.urls[0]))
-        await self._publisher.send(draft.encode())
+        await (await self.route()).send(draft)
 
     async def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a command of any agent, with positional or with keyword arguments. Raises ClacksError."""
@@ -119,10 +141,7 @@ class BusClient:
 
     async def request(self, method: str, params: list[Any] | dict[str, Any], *, target: str = CORE, timeout: float = CALL_SECONDS) -> Any:
         """Call a command served from `target` ("core", "core.NODE" or a plugin's); `timeout` in seconds. Raises ClacksError."""
-        caller = self._callers.get(target)
-        if caller is None or not caller.alive:
-            caller = self._callers[target] = await Caller.attach(await self.connection(), f"{self.domain}.command.{target}")
-        return await caller.call(method, params, timeout)
+        return await (await self.route()).request(method, params, target, timeout)
 
 
 def parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | dict[str, Any]:

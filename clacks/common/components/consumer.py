@@ -12,11 +12,13 @@ from typing import Any, Self
 
 from lxml import objectify
 
-from ...amqp import ACCEPTED, RELEASED, Modified
+from ...amqp import ACCEPTED, Modified
 from ..errors import ClacksError
 from ..trust import Certificate
 from .background import Background
-from .client import BusClient, Delivery, Dial, Keep, Subscription, dial
+from .client import BusClient, Dial, dial
+from .subscribing import BACK, Delivery, Subscription
+from .terms import Keep, Wanted
 from .url import DEFAULT_DOMAIN
 
 log = logging.getLogger("clacks.consumer")
@@ -66,7 +68,7 @@ class AMQPEventConsumer:
         self._finalizer = weakref.finalize(self, self._worker.stop)
 
     async def _attach(self, client: BusClient, xquery: str | None, event: str | None, keep: Keep) -> tuple[BusClient, Subscription]:
-        subscription = Subscription(client, xquery, event, self._worker.queue.put, keep)
+        subscription = Subscription(client.route, Wanted(xquery, event or "", keep), self._worker.queue.put)
         try:
             await subscription.attach()
         except BaseException:
@@ -132,7 +134,7 @@ class _Worker:
 
     def _run(self) -> None:
         while (delivery := self.queue.get()) is not None:
-            outcome: Any = RELEASED
+            outcome: Any = BACK
             if not self._stopping:
                 outcome = ACCEPTED
                 try:

@@ -14,8 +14,8 @@ WINDOW: Final = 100
 # What will be no better after connecting again.
 FATAL: Final = frozenset({
     "filter-invalid", "filter-suspended", "not-authenticated", "not-permitted", "user-removed", "mechanism-unusable", "password-exposed",
-    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown", "queue-full", "subscription-differs", "subscription-other", "subscription-taken",
-    "subscription-deleted", "subscriptions-full", "broker-unusable", "broker-refused", "url-invalid",
+    "tls-untrusted", "address-unknown", "link-refused", "schema-unknown", "queue-full", "subscription-differs", "subscription-other",
+    "subscription-taken", "subscription-deleted", "subscriptions-full", "broker-unusable", "broker-refused", "url-invalid",
 })  # fmt: skip
 
 

@@ -71,5 +71,5 @@ class AMQPServiceProxy:
 
 async def _connected(url: str | Sequence[str], domain: str, certificate: Certificate | None, dial: Dial) -> BusClient:
     client = BusClient(url, domain, certificate=certificate, dial=dial)
-    await client.connection()
+    await client.route()
     return client

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Any
 
-from ...amqp import ACCEPTED, Condition, Link, Outcome, Rejected, Sender
+from ...amqp import Condition, Link, Outcome, Sender
 from ..errors import ClacksError
 from .links import LinkUser, as_error
 
 
 class Publisher(LinkUser):
-    """A link that events are sent on, each awaited until its outcome."""
+    """Each message is awaited until its outcome; they are sent in the order of the calls."""
 
-    def __init__(self, link: Sender, url: str) -> None:
+    def __init__(self, link: Sender, url: object) -> None:
+        """`url` is how errors call the other end."""
         self.link = link
         self._url = url
         self._sent: set[asyncio.Future[Outcome]] = set()
         self._queue: deque[tuple[bytes, asyncio.Future[Outcome]]] = deque()
         link.handler = self
 
-    async def send(self, encoded: bytes) -> None:
+    async def send(self, encoded: bytes) -> Outcome:
+        """Raises ClacksError if the link ends before the outcome is known."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((encoded, future))
         self.credit(self.link)
-        outcome = await future
-        if isinstance(outcome, Rejected):
-            raise as_error(outcome.condition)
-        if outcome is not ACCEPTED:
-            raise ClacksError("bus-overloaded")
+        return await future
 
     def credit(self, link: Sender) -> None:
         while self._queue and link.sendable:
@@ -51,3 +50,22 @@ class Publisher(LinkUser):
                 future.set_exception(error)
         self._sent.clear()
         self._queue.clear()
+
+
+class Publishers:
+    """One publisher a target, attached when it is first needed and again when it is gone."""
+
+    def __init__(self, attach: Any, url: object) -> None:
+        """`attach(target)` gives a sender, or raises ClacksError."""
+        self._attach, self._url = attach, url
+        self._open: dict[str, Publisher] = {}
+        self._attaching = asyncio.Lock()
+
+    async def to(self, target: str) -> Publisher:
+        publisher = self._open.get(target)
+        if publisher is None or not publisher.link.alive:
+            async with self._attaching:
+                publisher = self._open.get(target)
+                if publisher is None or not publisher.link.alive:
+                    publisher = self._open[target] = Publisher(await self._attach(target), self._url)
+        return publisher

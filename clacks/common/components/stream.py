@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Literal, Self
 
-from ...amqp import RELEASED
 from ..errors import ClacksError
 from .received import ReceivedEvent
-from .subscribing import Delivery, Keep, Subscription
-
-if TYPE_CHECKING:
-    from .client import BusClient
+from .route import Route
+from .subscribing import BACK, Delivery, Subscription
+from .terms import Wanted
 
 DeadLetters = Literal["look", "take"]
 
@@ -20,12 +18,11 @@ DeadLetters = Literal["look", "take"]
 class EventStream:
     """What `BusClient.events` gives: an asynchronous iterator of `ReceivedEvent`s."""
 
-    def __init__(
-        self, client: BusClient, xquery: str | None, event: str | None, keep: Keep | None, dead_letters: DeadLetters | None = None
-    ) -> None:
+    def __init__(self, route: Callable[[], Awaitable[Route]], wanted: Wanted, *, accepts: bool = True) -> None:
+        """Without `accepts` every event is given back in the end."""
         self._queue: asyncio.Queue[Delivery | ClacksError] = asyncio.Queue()
-        self._subscription = Subscription(client, xquery, event, self._queue.put_nowait, keep, dead_letters=dead_letters is not None)
-        self._accepts = dead_letters != "look"
+        self._subscription = Subscription(route, wanted, self._queue.put_nowait)
+        self._accepts = accepts
         self._keeper: asyncio.Task[None] | None = None
         self._current: Delivery | None = None
 
@@ -73,7 +70,7 @@ class EventStream:
         while not self._queue.empty():
             item = self._queue.get_nowait()
             if isinstance(item, Delivery):
-                item.settle(RELEASED)
+                item.settle(BACK)
         if self._keeper is not None:
             self._keeper.cancel()
         self._subscription.close(delete=delete)

@@ -1,0 +1,248 @@
+"""The way to a domain through the broker that it runs on: events and commands by its exchange, answers in a queue of one's own.
+
+What is on the wire stands in docs/domain.md. Agents are not seen here: what one of them is asked, any of them answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, Final
+
+from ...amqp import (
+    ACCEPTED,
+    RELEASED,
+    Condition,
+    Connection,
+    Draft,
+    LinkHandler,
+    Properties,
+    Receiver,
+    Sender,
+)  # fmt: skip
+from ..brokers import Broker, Management
+from ..errors import ClacksError
+from .answers import Answers
+from .command import CORE
+from .leases import Lease, Leases
+from .links import attached
+from .publisher import Publishers
+from .terms import Wanted
+from .url import Url
+
+# Keys of the exchange that publishers choose from. Who keeps to one keeps the order of its events.
+SLOTS: Final = 64
+ANSWER: Final = "x-opt-clacks-answer"
+TOKEN: Final = "x-opt-clacks-token"
+
+# How long an event's answer is waited for, in seconds: as long as a command's. It comes when every subscription's queue has the event.
+SEND_SECONDS: Final = 30.0
+# How long to subscribe may take, in seconds: an agent that has died is waited for until its lease is over.
+SUBSCRIBE_SECONDS: Final = 30.0
+# What saying goodbye may cost, in seconds: less than the whole of a program's end, so that the connection is closed in order too.
+LEAVE_SECONDS: Final = 0.3
+# Links that have a session of their own, because RabbitMQ 4.0 ends the session of one that it refuses. It has 64 a connection; further
+# subscriptions share one, and are attached again if it ends.
+SESSIONS: Final = 48
+
+_NO_QUEUE: Final = frozenset({"amqp:not-found", "amqp:resource-deleted"})
+_HINTS: Final = {
+    "amqp:unauthorized-access": "Let the broker's administrator permit it.",
+    "amqp:resource-locked": "Let the broker's administrator see who has it.",
+    "amqp:not-allowed": "See the broker's log.",
+}
+
+
+class DomainRoute:
+    """A `Route` through a broker."""
+
+    def __init__(self, connection: Connection, broker: Broker, url: Url, domain: str, leases: Leases) -> None:
+        """Raises ClacksError url-invalid without a user's name: every message has to say who sends it, and the broker checks."""
+        if not url.user:
+            raise ClacksError("url-invalid", url=str(url), reason="it names no user, which a broker wants to know of every message")
+        self.connection = connection
+        self._broker, self._url, self._domain, self._leases = broker, url, domain, leases
+        self._user = url.user.encode()
+        self._key = f"events.{zlib.crc32(self._user + connection.options.container_id.encode()) % SLOTS}"
+        self._publishers = Publishers(self._sender, url)
+        self._answers = Answers(url)
+        self._attaching = asyncio.Lock()
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    # --- publishing and asking ---
+
+    async def send(self, draft: Draft) -> None:
+        publisher = await self._publishers.to(self._key)
+        answers = await self._replies()
+
+        async def send(token: str) -> None:
+            properties = replace(draft.properties, user_id=self._user)
+            annotations = {**draft.annotations, ANSWER: answers.address, TOKEN: token}
+            outcome = await publisher.send(replace(draft, properties=properties, annotations=annotations).encode())
+            if outcome is RELEASED:
+                raise self._nobody(self._key)
+            if outcome is not ACCEPTED:  # a broker refuses nothing for what it says: a queue is full, or away
+                raise ClacksError("bus-overloaded")
+
+        await answers.ask(send, "The event", SEND_SECONDS)
+
+    async def request(self, method: str, params: list[Any] | dict[str, Any], target: str, timeout: float) -> Any:
+        answers = await self._replies()
+
+        async def send(token: str) -> None:
+            await self._post(method, params, target, Properties(message_id=token, reply_to=answers.address))
+
+        return await answers.ask(send, method, timeout)
+
+    async def _post(self, method: str, params: list[Any] | dict[str, Any], target: str, properties: Properties) -> None:
+        publisher = await self._publishers.to(f"command.{target}")
+        question = json.dumps({"method": method, "params": params, "id": properties.message_id})
+        properties = replace(properties, user_id=self._user, content_type="application/json")
+        outcome = await publisher.send(Draft(question, properties).encode())
+        if outcome is RELEASED:
+            raise ClacksError("command-unserved", method=f"{method} of {target}")
+        if outcome is not ACCEPTED:
+            raise ClacksError("bus-overloaded")
+
+    async def _sender(self, key: str) -> Sender:
+        def explain(condition: Condition) -> ClacksError:
+            if condition.name in _NO_QUEUE:
+                return self._nobody(key)
+            return self._explained(f"Sending to the exchange {self._domain!r}", condition)
+
+        target = self._broker.exchange(self._domain, key)
+        link: Sender = await attached(self.connection.attach_sender(target, alone=self._alone), explain)
+        return link
+
+    async def _replies(self) -> Answers:
+        """The link to the reply queue, both made when they are first needed. The queue goes with the connection."""
+        async with self._attaching:
+            if not self._answers.alive:
+                answers = Answers(self._url)
+                name = f"{self._domain}.reply.{self._url.user}.{os.urandom(12).hex()}"
+                management = await Management.attach(self.connection)
+                try:
+                    await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
+                finally:
+                    management.close()
+                answers.start(await self._receiver(name, answers, settled=True), name)
+                self._answers = answers
+            return self._answers
+
+    # --- subscribing ---
+
+    async def attach(self, wanted: Wanted, handler: LinkHandler) -> Receiver:
+        """To the queue that the subscription has, if there is one: what came while nobody received is in it."""
+        if wanted.dead_letters:
+            hint = "On a broker, dead letters are a matter of the broker's administrator."
+            raise ClacksError("address-unknown", address=f"{self._domain}.dead-letters", hint=hint)
+        lease = self._leases.get(wanted)
+        if lease is not None:
+            try:
+                link = await self._receiver(lease.queue, handler)
+            except _QueueGone:
+                self._leases.remove(wanted)
+            else:
+                self._bind(wanted, lease, link, handler)
+                self._leases.soon()
+                return link
+        lease = await self._subscribe(wanted)
+        try:
+            link = await self._receiver(lease.queue, handler)
+        except BaseException:
+            self._end(lease, delete=False)
+            raise
+        self._bind(wanted, lease, link, handler)
+        return link
+
+    def _bind(self, wanted: Wanted, lease: Lease, link: Receiver, handler: LinkHandler) -> None:
+        def lost() -> None:
+            link.close()
+            handler.detached(link, None, closed=False)
+
+        lease.lost = lost
+        self._leases.add(wanted, lease)
+
+    async def _subscribe(self, wanted: Wanted) -> Lease:
+        keep = wanted.keep
+        asked = {
+            "filters": [wanted.xquery] if wanted.xquery is not None else [], "event": wanted.event, "durable": keep.durable,
+            "shared": keep.shared, "max_age": keep.max_age, "max_bytes": keep.max_bytes, "overflow": keep.overflow,
+            "replace": keep.replace,
+        }  # fmt: skip
+        told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
+        try:
+            return Lease(str(told["id"]), str(told["queue"]), float(told["lease"]), lambda: None)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ClacksError("remote", sentence=f"the agent's answer to subscribe cannot be read: {error!r}") from error
+
+    async def _receiver(self, queue: str, handler: LinkHandler, *, settled: bool = False) -> Receiver:
+        """Raises _QueueGone if there is no such queue."""
+
+        def explain(condition: Condition) -> ClacksError:
+            error = self._explained(f"Receiving from the queue {queue!r}", condition)
+            return _QueueGone(error) if condition.name in _NO_QUEUE else error
+
+        attach = self.connection.attach_receiver(self._broker.queue(queue), settled=settled, handler=handler, alone=self._alone)
+        link: Receiver = await attached(attach, explain)
+        return link
+
+    def detach(self, wanted: Wanted, link: Receiver | None, *, delete: bool) -> None:
+        if link is not None:
+            link.close()
+        lease = self._leases.remove(wanted)
+        if lease is not None:
+            self._end(lease, delete=delete)
+
+    def _end(self, lease: Lease, *, delete: bool) -> None:
+        """Nobody waits for an answer: if the request does not arrive, the lease runs out."""
+        if (lease.seconds or delete) and self.connection.alive:
+            task = asyncio.get_running_loop().create_task(_quietly(self._post("unsubscribe", {"id": lease.id}, CORE, Properties())))
+            self._farewells.add(task)
+            task.add_done_callback(self._farewells.discard)
+
+    def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
+        if wanted.keep.durable and condition is not None and condition.name == "amqp:resource-deleted":
+            self._leases.remove(wanted)
+            return ClacksError("subscription-deleted", name=wanted.keep.durable, user="another client")
+        return None
+
+    async def leave(self) -> None:
+        """End what is live; wait until the broker has the requests."""
+        for lease in self._leases.clear():
+            self._end(lease, delete=False)
+        if self._farewells:
+            await asyncio.wait(self._farewells, timeout=LEAVE_SECONDS)
+
+    # --- what a broker says ---
+
+    @property
+    def _alone(self) -> bool:
+        return self.connection.links < SESSIONS
+
+    def _nobody(self, key: str) -> ClacksError:
+        hint = f"Is the domain's name right? An agent of the domain {self._domain} has to have run on this broker once."
+        return ClacksError("address-unknown", address=self._broker.exchange(self._domain, key).address, hint=hint)
+
+    def _explained(self, doing: str, condition: Condition) -> ClacksError:
+        hint = _HINTS.get(condition.name)
+        if hint is None:
+            return ClacksError("connection-lost", url=self._url, reason=f"{doing}: {condition}")
+        return ClacksError("broker-refused", doing=doing, reason=condition.description.partition("\n")[0], hint=hint)
+
+
+class _QueueGone(ClacksError):
+    """A queue that is not there: to be made again, or told as what it is."""
+
+    def __init__(self, error: ClacksError) -> None:
+        super().__init__("connection-lost", **error.values)
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(ClacksError):
+        await work

@@ -1,0 +1,586 @@
+"""The client library with the URL of a broker: as with that of an agent, on a real RabbitMQ.
+
+Most of it against a real agent of a domain. `StandIn` takes the agent's place for what cannot be had from one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clacks
+from brokers import ADMIN, AGENT, RabbitMQ
+from clacks.amqp import ACCEPTED, Connection, Draft, Message, Properties, Receiver, Sender
+from clacks.common.brokers import Broker, Management, recognise
+from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
+from clacks.common.components import domain as domain_module
+from clacks.common.components.client import BusClient, Keep, dial
+from clacks.common.components.url import parse_url
+from clacks.common.errors import ClacksError
+from clacks.testing import sample
+from conftest import DEADLINE, RunningAgent, wait_for
+from support import End, run, until
+
+BUSY = "//*:PhoneStatus[*:Status = 'busy']"
+PHONE = sample("PhoneStatus")
+
+
+def numbered(number: int) -> bytes:
+    return PHONE.replace(b"012345", str(number).encode())
+
+
+def number_of(event: Any) -> int:
+    return int(event.tree.PhoneStatus.CallerId)
+
+
+async def failing(work: Any) -> ClacksError:
+    with pytest.raises(ClacksError) as caught:
+        await work
+    return caught.value
+
+
+# --- a real agent ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def agent(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """An agent of a domain of this file's own."""
+    settings = {"broker.url": [rabbitmq.url(AGENT.name)], "domain": "client", "listen": []}
+    with RunningAgent(tmp_path_factory.mktemp("state"), settings) as running:
+        yield running
+
+
+@pytest.fixture
+def url(rabbitmq: RabbitMQ, agent: RunningAgent) -> str:
+    return f"{rabbitmq.url()}/client"
+
+
+def cut(bus: BusClient) -> None:
+    """The connection is gone, as when a cable is pulled."""
+    assert bus._route is not None
+    bus._route.connection.abort()
+
+
+def test_the_asyncio_api(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        async with clacks.connect(url) as bus:
+            assert list(await bus.call("getNodes")) == [agent.agent.node_id]
+            assert await bus.call("getSessionUser") == "admin"
+            async with bus.events(BUSY) as events:
+                await bus.send(PHONE, properties={"a": 1})
+                await bus.send(PHONE.replace(b"busy", b"idle"))
+                await bus.send(PHONE, ttl=60)
+                first, second = await anext(events), await anext(events)
+            assert (first.name, first.user, first.properties) == ("PhoneStatus", "admin", {"a": 1})
+            assert first.time is not None
+            assert first.id != second.id
+            assert first.tree.PhoneStatus.Status.text == "busy"
+        await until(lambda: not agent.subscriptions, "the subscription is ended")
+
+    scene()
+
+
+def test_what_the_agent_refuses_arrives_as_it_was_said(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        async with clacks.connect(url) as bus:
+            invalid = await failing(bus.send(PHONE.replace(b"CallerId", b"Nobody")))
+            assert (invalid.code, invalid.exit_code) == ("event-invalid", 3)
+            assert "Nobody" in str(invalid.problems[0])
+            assert (await failing(bus.send("<a/>"))).code == "event-root"
+            wrong = await failing(bus.events("1 +").open())
+            assert wrong.code == "filter-invalid"
+            assert "line 1, column" in str(wrong)
+            assert (await failing(bus.events(event="Nothing").open())).code == "schema-unknown"
+            assert (await failing(bus.call("getSchemas"))).code == "command-unknown"
+            assert (await failing(bus.request("getNodes", [], target="nowhere"))).code == "command-unserved"
+            assert (await failing(bus.events(dead_letters="look").open())).code == "address-unknown"
+            await bus.send(PHONE)  # none of this has hurt the connection
+        assert not agent.subscriptions
+
+    scene()
+
+
+def test_consumer_and_proxy(url: str, agent: RunningAgent) -> None:
+    seen: list[str] = []
+    with AMQPEventConsumer(url, xquery=BUSY, callback=lambda event: seen.append(event.PhoneStatus.CallerId.text)):
+        assert len(agent.subscriptions) == 1
+        with AMQPServiceProxy(url) as proxy, AMQPServiceProxy(url, target=f"core.{agent.agent.node_id}") as own:
+            assert proxy.sendEvent(PHONE) is True
+            assert own.getSessionUser() == "admin"
+            wait_for(lambda: seen, "the event arrives")
+    assert seen == ["012345"]
+    wait_for(lambda: not agent.subscriptions, "the subscription is ended")
+
+
+def test_deleting_a_consumer_ends_its_subscription(url: str, agent: RunningAgent) -> None:
+    consumer = AMQPEventConsumer(url)
+    assert len(agent.subscriptions) == 1
+    del consumer
+    wait_for(lambda: not agent.subscriptions, "the subscription is gone")
+
+
+def test_a_program_that_exits_says_goodbye(url: str, agent: RunningAgent) -> None:
+    program = f"from clacks.common.components import AMQPEventConsumer\nconsumer = AMQPEventConsumer({url!r}, callback=print)\n"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    wait_for(lambda: not agent.subscriptions, "the subscription is ended, long before its lease")
+
+
+def test_the_commands_of_the_shell(url: str, agent: RunningAgent, environment: dict[str, str]) -> None:
+    environment["CLACKS_URL"] = url
+    consume = [sys.executable, "-m", "clacks.cli", "consume", "--count", "1", "--timeout", "15", "--format", "xml", BUSY]
+    with subprocess.Popen(consume, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: agent.subscriptions, "it consumes")
+        send = "from clacks.cli.sendevent import send_event; send_event()"
+        fields = ["CallerId=1", "ReceiverId=2", "Status=busy"]
+        sent = subprocess.run([sys.executable, "-c", send, "PhoneStatus", *fields], env=environment, capture_output=True, text=True)
+        assert (sent.returncode, sent.stderr) == (0, "")
+        refused = subprocess.run([sys.executable, "-c", send, "-"], input="<a/>", env=environment, capture_output=True, text=True)
+        assert refused.returncode == 3
+        out, errors = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, errors) == (0, "")
+    assert "<CallerId>1</CallerId>" in out
+
+
+def test_one_publishers_events_keep_their_order(url: str) -> None:
+    @run
+    async def scene() -> None:
+        async with clacks.connect(url) as bus, bus.events(event="PhoneStatus") as events:
+            await asyncio.gather(*(bus.send(numbered(number)) for number in range(300)))
+            assert [number_of(await anext(events)) for _ in range(300)] == list(range(300))
+            assert await asyncio.gather(*(bus.call("getSessionUser") for _ in range(50))) == ["admin"] * 50
+
+    scene()
+
+
+def test_what_was_fetched_ahead_of_a_durable_subscription_comes_again(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        keep = Keep(durable="ahead")
+        async with clacks.connect(url) as bus:
+            async with bus.events(BUSY, keep=keep) as events:
+                for number in range(5):
+                    await bus.send(numbered(number))
+                assert number_of(await anext(events)) == 0
+                await until(lambda: events._queue.qsize() == 4, "the others are fetched ahead")
+            await bus.send(numbered(5))
+        assert [one.terms.name for one in agent.subscriptions] == ["ahead"]
+        async with clacks.connect(url) as bus:
+            again = await bus.events(BUSY, keep=keep).open()
+            assert [number_of(await anext(again)) for _ in range(5)] == [1, 2, 3, 4, 5]
+            again.close(delete=True)
+        await until(lambda: not agent.subscriptions, "it is deleted")
+
+    scene()
+
+
+def test_a_consumer_may_leave_its_durable_subscription_or_delete_it(url: str, agent: RunningAgent) -> None:
+    AMQPEventConsumer(url, xquery=BUSY, durable="left").close()
+    seen: list[Any] = []
+    with AMQPServiceProxy(url) as proxy:
+        proxy.sendEvent(PHONE)
+    consumer = AMQPEventConsumer(url, xquery=BUSY, callback=seen.append, durable="left")
+    wait_for(lambda: seen, "what came meanwhile arrives")
+    consumer.delete()
+    wait_for(lambda: not agent.subscriptions, "it is deleted")
+
+
+def test_a_durable_subscription_that_is_deleted_ends_its_consumer(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        async with clacks.connect(url) as bus:
+            events = await bus.events(keep=Keep(durable="doomed")).open()
+            (known,) = agent.subscriptions
+            assert await bus.call("unsubscribe", known.id) is True
+            assert (await failing(anext(events))).code == "subscription-deleted"
+        assert not agent.subscriptions
+
+    scene()
+
+
+def test_nothing_is_lost_while_the_connection_is(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        async with clacks.connect(url) as bus, clacks.connect(url) as other, bus.events(BUSY) as events:
+            before = [one.id for one in agent.subscriptions]
+            await bus.send(numbered(0))
+            assert number_of(await anext(events)) == 0
+            cut(bus)
+            for number in range(1, 20):
+                await other.send(numbered(number))
+            seen: list[int] = []
+            while 19 not in seen:
+                seen.append(number_of(await anext(events)))
+            assert sorted(set(seen) | {0}) == list(range(20))  # the one in hand may come again
+            assert [one.id for one in agent.subscriptions] == before
+            await bus.send(numbered(20))  # over a publisher and a reply queue that are made again
+            assert number_of(await anext(events)) == 20
+        await until(lambda: not agent.subscriptions, "it is ended under the id that it had")
+
+    scene()
+
+
+def test_another_url_of_the_list_may_be_an_agents(url: str, agent: RunningAgent, tmp_path: Path) -> None:
+    @run
+    async def scene() -> None:
+        with RunningAgent(tmp_path, {"domain": "client"}) as alone:
+            async with clacks.connect([alone.url(), url]) as bus:
+                async with bus.events(BUSY) as events:
+                    await bus.send(numbered(1))
+                    assert number_of(await anext(events)) == 1
+                    assert len(alone.subscriptions) == 1
+                    bus.urls.reverse()
+                    cut(bus)
+                    await until(lambda: agent.subscriptions, "it goes on at the domain")
+                    await bus.send(numbered(2))
+                    assert number_of(await anext(events)) == 2
+                    bus.urls.reverse()
+                    cut(bus)
+                    await until(lambda: alone.subscriptions, "and again at the agent")
+                    await bus.send(numbered(3))
+                    assert number_of(await anext(events)) == 3
+                # The domain was not told; the lease runs out.
+                (left,) = agent.subscriptions
+                async with clacks.connect(url) as other:
+                    assert await other.call("unsubscribe", left.id) is True
+
+    scene()
+
+
+# --- what can be wrong -----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_when_it_connects(rabbitmq: RabbitMQ, url: str) -> None:
+    @run
+    async def scene() -> None:
+        assert (await failing(BusClient(url.replace(":secret@", ":wrong@")).call("getNodes"))).code == "not-authenticated"
+        async with clacks.connect(f"{rabbitmq.url()}/nowhere") as bus:
+            unknown = [await failing(bus.send(PHONE)), await failing(bus.call("getNodes")), await failing(bus.events().open())]
+            assert {error.code for error in unknown} == {"address-unknown"}
+            assert "An agent of the domain nowhere has to have run" in str(unknown[0])
+
+    scene()
+
+
+def test_something_else_that_speaks_amqp() -> None:
+    @run
+    async def scene() -> None:
+        async def dial(url: Any) -> Connection:
+            return connection
+
+        class Else:
+            alive, remote_capabilities, closed = True, (), 0
+
+            def __init__(self, properties: dict[str, Any]) -> None:
+                self.remote_properties = properties
+
+            def close(self) -> None:
+                self.closed += 1
+
+        connection: Any = Else({"product": "Mosquitto"})
+        error = await failing(BusClient("amqp://a:b@localhost", dial=dial).call("getNodes"))
+        assert (error.code, connection.closed) == ("broker-unusable", 1)
+        assert "amqp://a@localhost:5672/org.clacks" in str(error)
+        connection = Else({"product": "RabbitMQ", "version": "4.0.5"})
+        error = await failing(BusClient("amqps://localhost", dial=dial).call("getNodes"))
+        assert (error.code, connection.closed) == ("url-invalid", 1)
+
+    scene()
+
+
+@pytest.mark.parametrize(
+    ("permissions", "sentence"),
+    [
+        (("^$", "^client$", r"^client\.reply\.{}\."), "configure access to queue 'client.reply"),
+        (
+            (r"^client\.reply\.{}\.", "^$", r"^client\.reply\.{}\."),
+            "'client': the broker says: write access to exchange",
+        ),
+        ((r"^client\.reply\.{}\.", "^client$", "^$"), "the broker says: read access to queue 'client.reply"),
+    ],
+    ids=["configure", "write", "read"],
+)
+def test_without_permission_on_the_broker(rabbitmq: RabbitMQ, agent: RunningAgent, permissions: tuple[str, ...], sentence: str,
+                                          request: pytest.FixtureRequest) -> None:  # fmt: skip
+    name = f"limited-{request.node.callspec.id}"
+    configure, write, read = (one.format(name) for one in permissions)
+    rabbitmq.add_user(name, "secret", (configure, write, read))
+
+    @run
+    async def scene() -> None:
+        async with clacks.connect(f"{rabbitmq.url(name)}/client") as bus:
+            for work in (bus.send(PHONE), bus.call("getNodes"), bus.events().open()):
+                error = await failing(work)
+                assert error.code == "broker-refused"
+                assert sentence in str(error)
+                assert "Let the broker's administrator permit it" in str(error)
+
+    scene()
+
+
+def test_permission_for_the_queue_of_events_is_missed_in_its_turn(rabbitmq: RabbitMQ, agent: RunningAgent) -> None:
+    rabbitmq.add_user("deaf", "secret", (r"^client\.reply\.deaf\.", "^client$", r"^client\.reply\.deaf\."))
+
+    @run
+    async def scene() -> None:
+        async with clacks.connect(f"{rabbitmq.url('deaf')}/client") as bus:
+            error = await failing(bus.events().open())
+            assert error.code == "broker-refused"
+            assert "read access to queue 'client.sub.deaf" in str(error)
+            await until(lambda: not agent.subscriptions, "what cannot be received is not subscribed to")
+            await bus.send(PHONE)
+
+    scene()
+
+
+# --- a stand-in for what an agent does not do ------------------------------------------------------------------------------------
+
+
+class StandIn:
+    """An agent's place in a domain: takes events and commands, and answers as it is told to."""
+
+    def __init__(self, connection: Connection, name: str, lease: float) -> None:
+        self.connection, self.name, self.lease = connection, name, lease
+        self.broker: Broker = recognise(connection.remote_properties, "")
+        self.commands: list[tuple[str, Any]] = []
+        self.queues: dict[str, str] = {}
+        self.answers = 1  # to each event
+        self.silent: set[str] = set()
+        self.unknown: set[str] = set()
+        self._senders: dict[str, Sender] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(cls, rabbitmq: RabbitMQ, name: str, lease: float = 60.0) -> AsyncIterator[StandIn]:
+        connection = await dial(parse_url(rabbitmq.url(AGENT.name)))
+        self = cls(connection, name, lease)
+        try:
+            self.management = await Management.attach(connection)
+            await self.management.declare_exchange(name)
+            slots = [f"events.{slot}" for slot in range(64)]
+            await self._serve(f"{name}.ingress.0", slots, self._event)
+            await self._serve(f"{name}.command.core", ["command.core"], self._command)
+            yield self
+        finally:
+            connection.close()
+            await connection.wait_closed()
+
+    async def _serve(self, queue: str, keys: list[str], take: Callable[[Message], Any]) -> None:
+        await self.management.declare_queue(queue, arguments={"x-queue-type": "quorum"})
+        for key in keys:
+            await self.management.bind(queue, self.name, key)
+        tasks: set[asyncio.Task[None]] = set()
+
+        class Taking(End):
+            def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+                tasks.add(asyncio.get_running_loop().create_task(take(Message(encoded))))
+                link.settle(number, ACCEPTED)
+
+        receiver = await self.connection.attach_receiver(self.broker.queue(queue), handler=Taking())
+        receiver.window = 100
+
+    async def send(self, queue: str, body: Any, correlation: Any = None) -> None:
+        sender = self._senders.get(queue)
+        if sender is None:
+            alone = ".reply." in queue  # its client may be gone
+            sender = self._senders[queue] = await self.connection.attach_sender(self.broker.queue(queue), handler=End(), alone=alone)
+        sender.send(Draft(body, Properties(correlation_id=correlation)).encode())
+
+    async def _event(self, message: Message) -> None:
+        assert message.properties.user_id == ADMIN.name.encode()
+        for queue in self.queues.values():
+            await self.send(queue, message.body)
+        for _ in range(self.answers):
+            await self.send(message.annotations["x-opt-clacks-answer"], '{"error": null}', message.annotations["x-opt-clacks-token"])
+
+    async def _command(self, message: Message) -> None:
+        assert message.properties.user_id == ADMIN.name.encode()
+        asked = json.loads(message.body)
+        self.commands.append((asked["method"], asked["params"]))
+        result = await getattr(self, f"_{asked['method']}")(asked["params"])
+        reply = message.properties.reply_to
+        if reply is not None and asked["method"] not in self.silent:
+            answer = result if isinstance(result, str) else json.dumps({"result": result, "error": None, "id": asked["id"]})
+            await self.send(reply, answer, message.properties.message_id)
+
+    async def _subscribe(self, params: dict[str, Any]) -> Any:
+        id = f"s{len(self.asked('subscribe'))}"  # noqa: A001
+        queue = f"{self.name}.sub.{id}"
+        await self.management.declare_queue(queue)
+        self.queues[id] = queue
+        return {"id": id, "queue": queue, "lease": self.lease}
+
+    async def _renew(self, params: dict[str, Any]) -> Any:
+        return sorted(self.unknown.intersection(params["ids"]))
+
+    async def _unsubscribe(self, params: dict[str, Any]) -> Any:
+        del self.queues[params["id"]]
+        return True
+
+    async def _nonsense(self, params: Any) -> Any:
+        return "no JSON"
+
+    def asked(self, method: str) -> list[Any]:
+        return [params for name, params in self.commands if name == method]
+
+    async def lose(self, id: str) -> None:  # noqa: A002
+        self.unknown.add(id)
+        await self.management.delete_queue(self.queues.pop(id))
+
+
+def test_the_words_of_the_wire(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "words") as agent, clacks.connect(f"{rabbitmq.url()}/words") as bus:
+            events = await bus.events(BUSY, event="PhoneStatus", keep=Keep(shared="us")).open()
+            whole = await bus.events().open()
+            nothing = {"event": "", "durable": "", "shared": "", "max_age": None, "max_bytes": None, "overflow": "", "replace": False}
+            assert agent.asked("subscribe") == [
+                {**nothing, "filters": [BUSY], "event": "PhoneStatus", "shared": "us"},
+                {**nothing, "filters": []},
+            ]
+            events.close()
+            await until(lambda: agent.asked("unsubscribe") == [{"id": "s1"}], "the one is ended")
+            await bus.close()
+            await until(lambda: agent.asked("unsubscribe") == [{"id": "s1"}, {"id": "s2"}], "the other is ended with the client")
+            whole.close()
+
+    scene()
+
+
+def test_an_event_that_nobody_answers_or_somebody_twice(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_module, "SEND_SECONDS", 0.2)
+
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "answers") as agent, clacks.connect(f"{rabbitmq.url()}/answers") as bus:
+            agent.answers = 0
+            error = await failing(bus.send(PHONE))
+            assert error.code == "command-timeout"
+            assert str(error).startswith("The event was not answered within 0.2 s")
+            agent.answers = 2
+            for _ in range(3):
+                await bus.send(PHONE)
+            agent.silent.add("nonsense")
+            assert (await failing(bus.request("nonsense", [], timeout=0.2))).code == "command-timeout"
+
+    scene()
+
+
+def test_an_answer_that_cannot_be_read_is_left_out(rabbitmq: RabbitMQ, caplog: pytest.LogCaptureFixture) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "nonsense") as agent, clacks.connect(f"{rabbitmq.url()}/nonsense") as bus:
+            assert (await failing(bus.request("nonsense", [], timeout=0.3))).code == "command-timeout"
+            await bus.send(PHONE)
+            assert agent.asked("nonsense") == [[]]
+
+    scene()
+    assert "an answer cannot be read" in caplog.text
+
+
+def test_one_renewal_for_all_and_a_subscription_that_is_not_known_is_made_again(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "leases", lease=0.6) as agent, clacks.connect(f"{rabbitmq.url()}/leases") as bus:
+            one, two = await bus.events(BUSY).open(), await bus.events().open()
+            await until(lambda: {"ids": ["s1", "s2"]} in agent.asked("renew"), "both are renewed at once")
+            agent.unknown.add("s1")  # its queue is there still
+            await until(lambda: len(agent.asked("subscribe")) == 3, "it is made again")
+            await until(lambda: {"ids": ["s2", "s3"]} in agent.asked("renew"), "and renewed by its new id")
+            await agent.lose("s3")  # and now the queue goes first
+            await until(lambda: len(agent.asked("subscribe")) == 4, "it is made again")
+            await until(lambda: "s4" in agent.queues, "it has a queue")
+            await agent.send(agent.queues["s4"], PHONE)
+            assert (await anext(one)).name == "PhoneStatus"
+            one.close()
+            two.close()
+            await until(lambda: agent.asked("unsubscribe") == [{"id": "s4"}, {"id": "s2"}], "both are ended")
+
+    scene()
+
+
+def test_renewals_that_fail_are_tried_again(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "silence", lease=0.3) as agent, clacks.connect(f"{rabbitmq.url()}/silence") as bus:
+            agent.silent.add("renew")
+            async with bus.events():
+                await until(lambda: len(agent.asked("renew")) > 3, "it is tried again and again")
+            assert len(agent.asked("subscribe")) == 1
+
+    scene()
+
+
+def test_a_subscription_whose_lease_runs_keeps_its_id_and_its_queue(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "keeps") as agent, clacks.connect(f"{rabbitmq.url()}/keeps") as bus:
+            async with bus.events() as events:
+                cut(bus)
+                await agent.send(agent.queues["s1"], numbered(1))
+                assert number_of(await anext(events)) == 1
+                await until(lambda: agent.asked("renew") == [{"ids": ["s1"]}], "it is renewed at once")
+                await agent.lose("s1")
+                cut(bus)
+                await until(lambda: "s2" in agent.queues, "what is gone is made again")
+            assert len(agent.asked("subscribe")) == 2
+
+    scene()
+
+
+def test_more_subscriptions_than_a_connection_has_sessions(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "many") as agent, clacks.connect(f"{rabbitmq.url()}/many") as bus:
+            streams = [await bus.events().open() for _ in range(80)]
+            await bus.send(PHONE)
+            assert {(await anext(stream)).name for stream in streams} == {"PhoneStatus"}
+            assert len(agent.queues) == 80
+        assert len(streams) == 80
+
+    scene()
+
+
+def test_a_broker_that_is_restarted(rabbitmq: RabbitMQ) -> None:
+    """`rabbitmq` is not asked; where it is left out, this is too."""
+
+    @run
+    async def scene() -> None:
+        with RabbitMQ() as broker:
+            url = f"{broker.url()}/restart"
+            async with clacks.connect(url) as bus, clacks.connect(url) as other:
+                async with StandIn.on(broker, "restart") as agent:
+                    events = await bus.events(BUSY).open()
+                    await other.send(numbered(1))
+                    assert number_of(await anext(events)) == 1
+                    agent.answers = 0
+                    lost = asyncio.create_task(other.send(numbered(2)))
+                    assert number_of(await anext(events)) == 2
+                    await asyncio.to_thread(broker.flush)
+                    await asyncio.to_thread(broker.kill)
+                    assert (await failing(lost)).code == "connection-lost"
+                assert (await failing(other.send(PHONE))).code == "unreachable"
+                await asyncio.to_thread(broker.start)
+                async with StandIn.on(broker, "restart") as agent:
+                    agent.queues["s1"] = "restart.sub.s1"
+                    await until(lambda: agent.asked("renew"), "the subscription is renewed")
+                    await other.send(numbered(3))
+                    seen: list[int] = []
+                    while 3 not in seen:
+                        seen.append(number_of(await anext(events)))
+                    assert agent.asked("subscribe") == []
+                    events.close()
+                    await until(lambda: agent.asked("unsubscribe") == [{"id": "s1"}], "it is ended")
+
+    scene()
