@@ -126,12 +126,6 @@ class DurableSubscription(Subscription):
             self._queue.remove(number)
             self._settle(number)
             return
-        returned = next((message for message in self._returned if message[0] == number), None)
-        if returned is not None:
-            self._returned.remove(returned)
-            heapify(self._returned)
-            self._end_of(returned)
-            return
         message = next((one for one in self._returned if one[0] == number), None)
         if message is not None:
             self._returned.remove(message)
