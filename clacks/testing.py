@@ -25,13 +25,14 @@ from .agent.access import ADMINISTRATORS
 from .agent.agent import Agent
 from .agent.config import load
 from .agent.users import UserBook, make_user
-from .amqp import Connection, Credentials, Options
+from .amqp import Connection, Credentials
 from .amqp.client import Silent
 from .amqp.sasl import ClientHandshake
 from .common.components import AMQPEventConsumer, AMQPServiceProxy
 from .common.components.background import Background
 from .common.components.client import BusClient
 from .common.components.consumer import Callback
+from .common.components.dialling import client_options
 from .common.components.url import Url
 from .common.schema import installed_folder
 
@@ -106,7 +107,7 @@ class LocalBus:
         def handshake(connection: Connection) -> ClientHandshake:
             return ClientHandshake(credentials, hostname=url.host, private=True)
 
-        client = Connection(Options(hostname=url.host), Silent(), handshake, server=False)
+        client = Connection(client_options(url), Silent(), handshake, server=False)
         here, there = _Pipe(loop, client), _Pipe(loop, self._listener.accept())
         here.peer, there.peer = there, here
         there.protocol.connection_made(there)

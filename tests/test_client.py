@@ -21,8 +21,10 @@ from clacks.common.components.client import BusClient
 from clacks.common.components.url import parse_url, parse_urls
 from clacks.common.errors import ClacksError
 from clacks.common.event import EventMaker
+from clacks.common.xml import Limits
 from clacks.testing import LocalBus, sample
 from conftest import DEADLINE, RunningAgent, wait_for
+from samples import phone
 from support import run, until
 
 BUSY = "//*:PhoneStatus[*:Status = 'busy']"
@@ -345,7 +347,9 @@ def test_many_at_once(shared_agent: RunningAgent) -> None:
                         return
 
             receiver = asyncio.create_task(receive())
-            await until(lambda: any(one.terms.address.endswith("PhoneStatus") for one in shared_agent.agent.broker.subscriptions.all), "attached")
+            await until(
+                lambda: any(one.terms.address.endswith("PhoneStatus") for one in shared_agent.agent.broker.subscriptions.all), "attached"
+            )
             await asyncio.gather(*(bus.send(sample("PhoneStatus")) for _ in range(500)))
             await receiver
             assert len(set(received)) == 500
@@ -387,3 +391,16 @@ def test_a_bus_in_one_process(caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(TimeoutError):
             bus.wait_for(lambda: len(seen) == 3, 0.01)
     assert caplog.records == []
+
+
+def test_an_event_at_the_limit_reaches_a_consumer() -> None:
+    text = phone()
+    text = text.replace("busy", "x" * (Limits().size - len(text) + 4))
+    assert len(text) == Limits().size
+    with LocalBus() as bus:
+        seen: list[Any] = []
+        bus.consumer(event="PhoneStatus", callback=seen.append)
+        bus.send(text)
+        bus.send(phone())
+        bus.wait_for(lambda: len(seen) == 2)
+    assert len(seen[0].PhoneStatus.Status.text) == len(text) - len(phone()) + 4

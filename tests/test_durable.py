@@ -560,3 +560,22 @@ async def test_names_and_kinds_that_do_not_go_together(stage: Scene) -> None:
             await receive(await stage.connect(), name, End(), source=source, **properties)  # type: ignore[arg-type]
         assert caught.value.condition.info["code"] == code
         assert said in str(caught.value)
+
+
+@scene()
+async def test_what_is_too_large_for_its_consumer_is_a_dead_letter(stage: Scene) -> None:
+    """The link goes on (AMQP 1.0 2.7.3), and what others take they get."""
+    small, large, dead = End(), End(), End()
+    options = Options(container_id="small", hostname="localhost", max_message_size=1000)
+    narrow = await connect("localhost", stage.port, Credentials("admin", "admin"), options)
+    stage.connections.append(narrow)
+    await receive(narrow, "small", small)
+    await receive(await stage.connect(), "large", large)
+    publisher = stage.client()
+    async with publisher as bus:
+        for status in ("a" * 2000, "b"):
+            await bus.send(phone(1).replace("busy", status))
+    await until(lambda: len(small.received) == 1 and len(large.received) == 2, "each has what it takes")
+    await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
+    await until(lambda: dead.received, "the rest is a dead letter")
+    assert "no consumer takes more than 1000" in dead.messages[0].annotations["x-opt-clacks-dead-reason"]

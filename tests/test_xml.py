@@ -106,6 +106,15 @@ def test_what_is_refused_and_why(body: bytes, code: str) -> None:
     assert code_of(body) == code
 
 
+@pytest.mark.parametrize(
+    "wrong", ['<E xmlns="}">', "<E><n:x/>", '<E xmlns:n="">', '<E xmlns:xml="u">', '<E xmlns:x="u:u" xmlns:y="u:u"><a x:a="" y:a=""/>']
+)
+def test_a_warning_does_not_hide_an_error_of_namespaces(wrong: str) -> None:
+    relative = '<a xmlns="s"/>'
+    assert code_of(relative.encode()) == "parsed"
+    assert code_of(f"{wrong}{relative}</E>".encode()) == "xml-malformed"
+
+
 def test_an_error_of_the_parser_has_its_place_and_no_line_twice() -> None:
     with pytest.raises(ClacksError) as refused:
         parse(b"<a>\n  <b></c>\n</a>")

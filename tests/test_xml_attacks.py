@@ -587,6 +587,7 @@ DOCTYPE = "it has a DOCTYPE, which is refused"
 SCHEMAS = {
     # name: the file, and a part of what is said of it; "" where it is harmless and in force
     "an import from the network": (xsd('<xs:import namespace="u" schemaLocation="@HTTP@/x.xsd"/>'), OUTSIDE),
+    "an included DOCTYPE": (xsd('<xs:include schemaLocation="sub/doctype.xsd"/>'), "it has a DOCTYPE"),
     "an import without a place": (xsd('<xs:import namespace="@HTTP@/x.xsd"/>'), ""),
     "an inclusion from the network": (xsd('<xs:include schemaLocation="@HTTP@/x.xsd"/>'), OUTSIDE),
     "a redefinition from the network": (xsd('<xs:redefine schemaLocation="@HTTP@/x.xsd"/>'), OUTSIDE),
@@ -631,6 +632,7 @@ def test_a_schema_reads_nothing_outside_of_its_folder(canary: Canary, name: str)
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "link.xsd").symlink_to(canary.folder / "secret.xsd")
     (folder / "linked").symlink_to(canary.folder)
+    (folder / "sub" / "doctype.xsd").write_text(f"<!DOCTYPE x>{xsd('')}")
     (folder / "sub" / "next.xsd").write_text(xsd('<xs:include schemaLocation="../../outside/secret.xsd"/>'))
     (folder / "Probe.xsd").write_text(canary.fill(text))
     registry = SchemaRegistry([folder], installed=False)

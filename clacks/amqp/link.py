@@ -96,6 +96,11 @@ class Link:
         """The peer asked for pre-settled deliveries (snd-settle-mode 1, 2.8.2)."""
         return bool(lib.pn_link_remote_snd_settle_mode(self._living()) == lib.PN_SND_SETTLED)
 
+    @property
+    def remote_max_message_size(self) -> int:
+        """Bytes that the peer takes in one message, 0 for any number (2.7.3)."""
+        return int(lib.pn_link_remote_max_message_size(self._living()))
+
     def accept(self, source: Terminus | None, target: Terminus | None, *, properties: dict[str, Any] | None = None) -> None:
         """Answer the attach (2.6.3) with what is in force."""
         pointer = self._living()

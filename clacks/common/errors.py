@@ -150,7 +150,7 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("broker-unusable", "The broker at {url} will not do: {reason}. Use one of these, or later: {needed}.", "amqp:not-implemented",
      EXIT_USAGE, 501),
     ("broker-refused", "{doing}: the broker says: {reason}. {hint}", "amqp:precondition-failed", EXIT_USAGE, 409),
-    ("domain-record", "A record of the domain's log is malformed: {reason}. It is skipped; are all agents of one version?",
+    ("domain-record", "A record of the domain's log is malformed: {reason}. It is skipped. See whether all agents are of one version.",
      "amqp:decode-error", EXIT_FAILED, 500),
     ("domain-unsettled", "The agents of the domain do not agree at present: {reason}. Try again in a moment.",
      "amqp:resource-limit-exceeded", EXIT_FAILED, 503),

@@ -88,6 +88,9 @@ def parse_root(body: bytes, limits: Limits = DEFAULT_LIMITS) -> etree._Element:
         root: etree._Element = etree.fromstring(body, kit.parser)
     except etree.XMLSyntaxError as error:
         raise malformed(error, limits) from error
+    # lxml asks for the last message only: a warning, of a namespace that is relative, would hide an error of namespaces before it.
+    if log := kit.parser.error_log:
+        _check_namespaces(log)
     if plain is None and root.getroottree().docinfo.internalDTD is not None:
         raise ClacksError("xml-doctype")
     if size > limits.harmless:
@@ -130,6 +133,12 @@ def malformed(error: etree.XMLSyntaxError, limits: Limits) -> ClacksError:
         return _too_much(f"more than {limits.depth}", "levels of elements", "depth", limits)
     line, column = error.position
     return ClacksError("xml-malformed", reason=shortened(reason), line=line, column=max(column, 1))
+
+
+def _check_namespaces(log: Any) -> None:
+    for entry in log:
+        if entry.level >= etree.ErrorLevels.ERROR:
+            raise ClacksError("xml-malformed", reason=shortened(entry.message), line=entry.line, column=max(entry.column, 1))
 
 
 def line_of(element: etree._Element) -> int:

@@ -112,14 +112,15 @@ class XsdFile:
         """Raises Broken."""
         self.source = source
         self.path = source.path
-        self.root = _root_of(source)
+        roots = {url: _root_of(source, url) for url in source.texts}  # of included ones too: libxml2 would expand a DOCTYPE's entities
+        self.root = roots[source.url]
         self.namespace: str = self.root.get("targetNamespace", "")
         self.events = tuple(_events_of(self.root, self.path.stem))
         self._local = threading.local()
         self._lock = threading.Lock()
         self._model: Any = None
         self.version = self._compile() if self.events else "1.0"
-        self.quick = self.version == "1.0" and is_cheap(parse_root(text, _LIMITS) for text in source.texts.values())
+        self.quick = self.version == "1.0" and is_cheap(roots.values())
 
     def _compile(self) -> str:
         if _is_1_1(self.root):
@@ -160,20 +161,21 @@ class XsdFile:
         return model
 
 
-def _root_of(source: Source) -> etree._Element:
+def _root_of(source: Source, url: str) -> etree._Element:
+    path = source.path if url == source.url else Path(unquote(urlsplit(url).path))
     try:
-        root = parse_root(source.texts[source.url], _LIMITS)
+        root = parse_root(source.texts[url], _LIMITS)
     except ClacksError as error:
         if error.code == "event-empty":
-            raise Broken(source.path, 1, "it is empty") from error
+            raise Broken(path, 1, "it is empty") from error
         if error.code == "xml-malformed":
-            raise Broken(source.path, error.values["line"], f"it is not well-formed XML: {error.values['reason']}") from error
+            raise Broken(path, error.values["line"], f"it is not well-formed XML: {error.values['reason']}") from error
         if error.code == "xml-doctype":
-            raise Broken(source.path, 1, "it has a DOCTYPE, which is refused") from error
-        raise Broken(source.path, 1, "it is too large") from error
+            raise Broken(path, 1, "it has a DOCTYPE, which is refused") from error
+        raise Broken(path, 1, "it is too large") from error
     if root.tag != f"{{{XS}}}schema":
         name = shortened(etree.QName(root).localname)
-        raise Broken(source.path, line_of(root), f"it is no XML schema, its root element is {name}")
+        raise Broken(path, line_of(root), f"it is no XML schema, its root element is {name}")
     return root
 
 
@@ -288,7 +290,7 @@ def _line_of(source: Source, element: Any) -> int:
     """Where xmlschema's element (which knows no lines) stands in the file; 0 if that cannot be said."""
     if element is None:
         return 0
-    for candidate in _root_of(source).iter(element.tag):
+    for candidate in _root_of(source, source.url).iter(element.tag):
         if dict(candidate.items()) == dict(element.items()):
             return line_of(candidate)
     return 0

@@ -7,6 +7,7 @@ the answer. Nothing here knows of disks (`durable`) or of who may attach (`subsc
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Container
 from heapq import heappop, heappush
@@ -90,6 +91,7 @@ class Subscription:
         self._durable = terms.durable
         self._only: Sender | None = None  # the link, where there is one
         self._settled = False
+        self._most = 0  # bytes that it takes in one message
         self._returned: list[Message] = []  # a heap
         self._attempts: dict[int, int] = {}  # of what has come back: deliveries without success, by number
         self._shunned: dict[int, set[Consumer]] = {}  # who does not want it again, by number
@@ -144,6 +146,7 @@ class Subscription:
         only = self.consumers[0] if len(self.consumers) == 1 else None
         self._only = only.link if only is not None else None
         self._settled = only is not None and only.settled
+        self._most = only.most if only is not None else 0
 
     def dismiss(self, condition: Condition, *, closed: bool = True) -> None:
         """Detach every consumer, with the reason; what they had not settled is there again."""
@@ -168,7 +171,7 @@ class Subscription:
         link = self._only
         if (
             link is not None and message[3] is None and not self._queue and not self._returned
-            and link.sendable and self._out < self._size
+            and link.sendable and self._out < self._size and len(message[1]) <= self._most
         ):  # fmt: skip
             encoded = message[1]
             if self._settled:
@@ -182,7 +185,7 @@ class Subscription:
         self._bytes += len(message[1])
         if self.over:
             self._overflow()
-        if link is None or message[3] is not None:
+        if link is None or message[3] is not None or len(message[1]) > self._most:
             self.pump()
 
     @property
@@ -221,7 +224,7 @@ class Subscription:
             message = self._returned[0] if self._returned else self._first() if self._queue else None
             if message is None:
                 break
-            number, _, expires, undecided, name = message
+            _, _, expires, undecided, name = message
             if name not in self.sight:  # the rules have changed while it waited
                 self._drop(message)
                 continue
@@ -232,7 +235,10 @@ class Subscription:
             if undecided is not None:
                 self._ask(undecided)
                 break
-            consumer = self._taker(number)
+            if all(len(message[1]) > one.most for one in self.consumers):
+                self._oversized(message)
+                continue
+            consumer = self._taker(message)
             if consumer is None:
                 break
             if self._returned:
@@ -254,15 +260,24 @@ class Subscription:
         self._pumping = False
         self.pump()
 
-    def _taker(self, number: int) -> Consumer | None:
+    def _oversized(self, message: Message) -> None:
+        """A link would be closed for it (2.7.3: a sender must not send more than its peer takes)."""
+        most = max(one.most for one in self.consumers)
+        if self._returned:
+            heappop(self._returned)
+        else:
+            self._take_first()
+        self._bury(message, f"it has {len(message[1])} bytes, and no consumer takes more than {most}")
+
+    def _taker(self, message: Message) -> Consumer | None:
         """Whose turn it is, of those who can take it."""
         if self._out >= self._size:
             return None
-        consumers, shunning = self.consumers, self._shunned.get(number, ()) if self._shunned else ()
+        consumers, shunning = self.consumers, self._shunned.get(message[0], ()) if self._shunned else ()
         for step in range(len(consumers)):
             place = (self._turn + step) % len(consumers)
             consumer = consumers[place]
-            if consumer.link.sendable and consumer not in shunning:
+            if consumer.link.sendable and consumer not in shunning and len(message[1]) <= consumer.most:
                 self._turn = place + 1
                 return consumer
         return None
@@ -395,11 +410,12 @@ class Subscription:
 class Consumer:
     """The handler of a link on which a subscription's messages are sent."""
 
-    __slots__ = ("_taken", "link", "settled", "subscription")
+    __slots__ = ("_taken", "link", "most", "settled", "subscription")
 
     def __init__(self, link: Sender, subscription: Subscription) -> None:
         self.link = link
         self.settled = link.wants_settled
+        self.most = link.remote_max_message_size or sys.maxsize
         self.subscription = subscription
         self._taken = subscription.taken
         link.handler = self

@@ -64,7 +64,7 @@ class Terms:
         """What `to_json` gave, of this version or an older one."""
         known = {field.name for field in fields(cls)}
         given: dict[str, Any] = {key: item for key, item in value.items() if key in known}
-        return cls(**{**given, "filters": tuple(given.get("filters", ()))})
+        return cls(**{"address": "", **given, "filters": tuple(given.get("filters", ()))})
 
     @property
     def properties(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The way to an agent: one connection to one URL, and in words for people why there is none."""
+"""The way to an agent or a broker: one connection to one URL, and in words for people why there is none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ CONNECT_SECONDS: Final = 10.0
 Dial = Callable[[Url], Awaitable[Connection]]
 
 
+def client_options(url: Url) -> Options:
+    """What a client announces. It takes events of any size (2.7.3): how large one may be is for the agent, which it trusts, to say."""
+    return Options(hostname=url.host, max_message_size=0)
+
+
 async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
     """A connection to the agent at `url`. Without a password in it, `certificate` says who comes (default: that of the environment).
 
@@ -27,7 +32,7 @@ async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
     try:
         tls = client_context(loopback=is_loopback(url.host), certificate=certificate) if url.secure else None
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await connect(url.host, url.port, credentials, Options(hostname=url.host), tls=tls)
+            return await connect(url.host, url.port, credentials, client_options(url), tls=tls)
     except TimeoutError as error:
         raise ClacksError("unreachable", url=url, reason=f"no answer within {CONNECT_SECONDS:g} s") from error
     except ssl.SSLCertVerificationError as error:
