@@ -152,6 +152,22 @@ def test_the_commands_of_the_shell(url: str, agent: RunningAgent, environment: d
     assert "<CallerId>1</CallerId>" in out
 
 
+def test_a_callbacks_exception_ends_its_event_and_the_consumer_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[str] = []
+
+    def callback(event: Any) -> None:
+        seen.append(event.PhoneStatus.CallerId.text)
+        if len(seen) == 1:
+            raise LookupError("my own fault")
+
+    with AMQPEventConsumer(url, xquery=BUSY, callback=callback), AMQPServiceProxy(url) as proxy:
+        for number in range(3):
+            proxy.sendEvent(numbered(number))
+        wait_for(lambda: len(seen) >= 3, "the others arrive")
+    assert seen == ["0", "1", "2"]
+    assert "LookupError: my own fault" in caplog.text
+
+
 def test_one_publishers_events_keep_their_order(url: str) -> None:
     @run
     async def scene() -> None:

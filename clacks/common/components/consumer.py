@@ -32,7 +32,8 @@ class AMQPEventConsumer:
     The callback gets the `<Event>` element as an lxml.objectify tree. It runs on one thread of this consumer, so it may block, and call a
     proxy. What it raises is logged, the event is settled as modified, undeliverable here (so it goes to another consumer that shares the
     subscription, or to the dead letters), and the next one follows. A lost connection is opened again and the filter put back; events
-    published in between are seen only by a durable subscription.
+    published in between are seen only by a durable subscription, or in a domain on a broker until the lease runs out. There, those that
+    were fetched ahead come a second time.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The URL of an agent: amqp[s]://user:password@host[:port]/domain."""
+"""The URL of an agent, or of the broker that a domain of agents runs on: amqp[s]://user:password@host[:port]/domain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """Where an agent is and who comes. `str()` leaves the password out."""
+    """Where an agent or a broker is, and who comes. `str()` leaves the password out."""
 
     secure: bool
     user: str
