@@ -371,6 +371,7 @@ class StandIn:
         self.commands: list[tuple[str, Any]] = []
         self.queues: dict[str, str] = {}
         self.answers = 1  # to each event
+        self.replies: list[str] = []  # the queues that events are to be answered to
         self.silent: set[str] = set()
         self.unknown: set[str] = set()
         self._senders: dict[str, Sender] = {}
@@ -414,10 +415,11 @@ class StandIn:
 
     async def _event(self, message: Message) -> None:
         assert message.properties.user_id == ADMIN.name.encode()
+        self.replies.append(message.annotations["x-opt-clacks-answer"])
         for queue in self.queues.values():
             await self.send(queue, message.body)
         for _ in range(self.answers):
-            await self.send(message.annotations["x-opt-clacks-answer"], '{"error": null}', message.annotations["x-opt-clacks-token"])
+            await self.send(self.replies[-1], '{"error": null}', message.annotations["x-opt-clacks-token"])
 
     async def _command(self, message: Message) -> None:
         assert message.properties.user_id == ADMIN.name.encode()
@@ -443,6 +445,9 @@ class StandIn:
         del self.queues[params["id"]]
         return True
 
+    async def _nothing(self, params: Any) -> Any:
+        return None
+
     async def _nonsense(self, params: Any) -> Any:
         return "no JSON"
 
@@ -452,6 +457,21 @@ class StandIn:
     async def lose(self, id: str) -> None:  # noqa: A002
         self.unknown.add(id)
         await self.management.delete_queue(self.queues.pop(id))
+
+
+@contextlib.asynccontextmanager
+async def managed(where: str | BusClient) -> AsyncIterator[Management]:
+    """The broker's management, on a connection of its own or on a client's."""
+    connection = await dial(parse_url(where)) if isinstance(where, str) else (await where.route()).connection
+    management = await Management.attach(connection)
+    try:
+        yield management
+    finally:
+        if isinstance(where, str):
+            connection.close()
+            await connection.wait_closed()
+        else:
+            management.close()
 
 
 def test_the_words_of_the_wire(rabbitmq: RabbitMQ) -> None:
@@ -564,6 +584,47 @@ def test_more_subscriptions_than_a_connection_has_sessions(rabbitmq: RabbitMQ) -
             assert {(await anext(stream)).name for stream in streams} == {"PhoneStatus"}
             assert len(agent.queues) == 80
         assert len(streams) == 80
+
+    scene()
+
+
+def test_a_reply_queue_that_is_deleted_is_made_again(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "replies") as agent, clacks.connect(f"{rabbitmq.url()}/replies") as bus:
+            agent.answers = 0
+            waiting = asyncio.create_task(bus.send(PHONE))
+            await until(lambda: agent.replies, "the event is there")
+            first = agent.replies[-1]
+            async with managed(rabbitmq.url(AGENT.name)) as management:
+                with pytest.raises(ClacksError, match="cannot obtain exclusive access"):  # it is the client's alone
+                    await management.delete_queue(first)
+            async with managed(bus) as management:
+                await management.delete_queue(first)
+            assert (await failing(waiting)).code == "connection-lost"
+            agent.answers = 1
+            await bus.send(PHONE)
+            assert agent.replies[-1] != first
+            assert first.startswith("replies.reply.admin.")
+
+    scene()
+
+
+def test_what_subscribes_and_ends_leaves_nothing_behind(rabbitmq: RabbitMQ) -> None:
+    @run
+    async def scene() -> None:
+        async with StandIn.on(rabbitmq, "cycles") as agent, clacks.connect(f"{rabbitmq.url()}/cycles") as bus:
+            await bus.call("nothing")
+            route: Any = bus._route
+            links, sessions = route.connection.links, len(route.connection._sessions)
+            for _ in range(100):
+                async with bus.events(BUSY):
+                    pass
+            await until(lambda: not agent.queues and not route._farewells, "all are ended")
+            await until(lambda: route.connection.links == links, "the links are gone")
+            await until(lambda: len(route.connection._sessions) == sessions, "and their sessions")
+            assert not bus._leases._held
+            assert not route._answers._pending
 
     scene()
 
