@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ...amqp import Condition, Link, Outcome, Sender
@@ -55,7 +56,7 @@ class Publisher(LinkUser):
 class Publishers:
     """One publisher a target, attached when it is first needed and again when it is gone."""
 
-    def __init__(self, attach: Any, url: object) -> None:
+    def __init__(self, attach: Callable[[str], Awaitable[Sender]], url: object) -> None:
         """`attach(target)` gives a sender, or raises ClacksError."""
         self._attach, self._url = attach, url
         self._open: dict[str, Publisher] = {}
