@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from ...amqp import Condition, Link, Outcome, Sender
 from ..errors import ClacksError
