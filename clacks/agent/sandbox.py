@@ -27,6 +27,10 @@ log = logging.getLogger("clacks.sandbox")
 WATCH_SECONDS: Final = 0.02
 # A job's limit of time by the clock is so many times that of processor time: the machine may be busy with something else.
 PATIENCE: Final = 10
+# Whose filter has broken a limit waits so many times the limit of processor time: the next process takes as much to start.
+PENALTY: Final = 4
+# What a process gives way by, in steps of niceness, from its start on.
+NICENESS: Final = 10
 # A process may be this long in starting (importing the engines) before it counts as broken, in seconds.
 START_SECONDS: Final = 30.0
 
@@ -153,12 +157,20 @@ class Sandbox:
         if answer.exceeded:
             self.exceeded += 1
             log.warning("filter exceeded its budget", extra={"user": job.owner, "reason": answer.exceeded})
-        self._busy.discard(job.owner)
-        if job.owner in self._waiting:
-            self._turns.append(job.owner)
+        if answer.exceeded:
+            asyncio.get_running_loop().call_later(PENALTY * self.budget.seconds, self._free, job.owner)
+        else:
+            self._free(job.owner)
         if not job.cancelled:
             job.answer(answer)
         self._dispatch()
+
+    def _free(self, owner: str) -> None:
+        """An owner may have another job evaluated."""
+        self._busy.discard(owner)
+        if owner in self._waiting and owner not in self._turns:
+            self._turns.append(owner)
+            self._dispatch()
 
 
 class Worker:
@@ -258,4 +270,7 @@ class Worker:
 def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
     environment = {key: value for key, value in os.environ.items() if key in ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")}
     place = end.fileno()
-    return subprocess.Popen([sys.executable, "-m", "clacks.agent.sandbox_worker"], stdin=place, stdout=place, env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "clacks.agent.sandbox_worker"], stdin=place, stdout=place, env=environment)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+    return process

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ...amqp import Described, Sender, Terminus
 from ...common.errors import ClacksError
+from ...xquery import Filter
 from ..access import option, refusal
 from ..bus import Bus
 from ..config import Config
@@ -162,9 +163,9 @@ class Subscriptions:
             if any(one.cost == "dear" for one in filters):
                 self.sandbox.warm()
             if terms.durable or terms.shared:
-                self._attach_named(link, terms, answer)
+                self._attach_named(link, terms, filters, answer)
             else:
-                self._join(link, self._live(link, terms), answer)
+                self._join(link, self._live(link, terms, filters), answer)
         except ClacksError as error:
             refuse(link, error)
 
@@ -175,17 +176,16 @@ class Subscriptions:
         if terms.overflow == "block-publisher" and not rights.block(terms.name):
             raise refusal(user, "slow publishers by", terms.name, option("--block", terms.name), origin_of(link.connection))
 
-    def _live(self, link: Sender, terms: Terms) -> Subscription:
+    def _live(self, link: Sender, terms: Terms, filters: Sequence[Filter]) -> Subscription:
         subscription = self._subscription(link.connection.user, terms)
-        self._subscribe(subscription, origin_of(link.connection))
+        self._subscribe(subscription, filters, origin_of(link.connection))
         return subscription
 
     def _subscription(self, user: str, terms: Terms) -> Subscription:
         return Subscription(self, user, terms, events=self._config.queue_events, size=self._config.queue_bytes)
 
-    def _subscribe(self, subscription: Subscription, origin: str) -> None:
+    def _subscribe(self, subscription: Subscription, filters: Sequence[Filter], origin: str) -> None:
         terms = subscription.terms
-        filters = [compiled(text) for text in terms.filters]
         subscription.sight = self._bus.subscribe(subscription, subscription.user, filters, terms.event, origin)
         if subscription not in self.all:
             self.all.add(subscription)
@@ -201,7 +201,7 @@ class Subscriptions:
         connection = link.connection
         log.info("subscribed", extra={"user": connection.user, "peer": origin_of(connection), "address": subscription.terms.address})
 
-    def _attach_named(self, link: Sender, terms: Terms, answer: Terminus) -> None:
+    def _attach_named(self, link: Sender, terms: Terms, filters: Sequence[Filter], answer: Terminus) -> None:
         identity = (link.connection.user, terms.container, terms.name)
         found = self._named.get(identity)
         replace = link.remote_properties.get(REPLACE) is True
@@ -218,21 +218,25 @@ class Subscriptions:
                 found.dismiss(as_condition(taken), closed=False)
         if found is None:
             if terms.durable:
-                self._make(link, terms, answer)
+                self._make(link, terms, filters, answer)
                 return
-            found = self._named[identity] = self._live(link, terms)
+            found = self._named[identity] = self._live(link, terms, filters)
         elif replace and terms != found.terms:
-            self._replace(link, found, terms, answer)
+            self._replace(link, found, terms, filters, answer)
             return
         self._join(link, found, answer)
 
-    def _make(self, link: Sender, terms: Terms, answer: Terminus) -> None:
+    def _make(self, link: Sender, terms: Terms, filters: Sequence[Filter], answer: Terminus) -> None:
         user = link.connection.user
         limit = self._config.durable_per_user
         if sum(one.user == user for one in self.durable.values()) >= limit:
             raise ClacksError("subscriptions-full", user=user, limit=limit)
         subscription = self._durable(user, terms)
-        self._subscribe(subscription, origin_of(link.connection))
+        try:
+            self._subscribe(subscription, filters, origin_of(link.connection))
+        except ClacksError:
+            del self.durable[subscription.id]
+            raise
         self._named[(user, terms.container, terms.name)] = subscription
 
         def defined(error: ClacksError | None) -> None:
@@ -244,15 +248,15 @@ class Subscriptions:
 
         self.journal().define(subscription.state(), defined)
 
-    def _replace(self, link: Sender, subscription: Subscription, terms: Terms, answer: Terminus) -> None:
+    def _replace(self, link: Sender, subscription: Subscription, terms: Terms, filters: Sequence[Filter], answer: Terminus) -> None:
         before, subscription.terms = subscription.terms, terms
         if not (isinstance(subscription, DurableSubscription) and subscription.suspension):
             self._bus.unsubscribe(subscription)
         try:
-            self._subscribe(subscription, origin_of(link.connection))
+            self._subscribe(subscription, filters, origin_of(link.connection))
         except ClacksError:
             subscription.terms = before
-            self._subscribe(subscription, origin_of(link.connection))
+            self._subscribe(subscription, [compiled(text) for text in before.filters], origin_of(link.connection))
             raise
         self.blocking += (terms.overflow == "block-publisher") - (before.overflow == "block-publisher")
         if not isinstance(subscription, DurableSubscription):
@@ -347,7 +351,7 @@ class Subscriptions:
         if subscription.suspension:
             return
         try:
-            self._subscribe(subscription, "store")
+            self._subscribe(subscription, [compiled(text) for text in subscription.terms.filters], "store")
         except ClacksError as error:
             subscription.sight = ()
             subscription.suspension = str(error)
