@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -579,3 +580,19 @@ async def test_what_is_too_large_for_its_consumer_is_a_dead_letter(stage: Scene)
     await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
     await until(lambda: dead.received, "the rest is a dead letter")
     assert "no consumer takes more than 1000" in dead.messages[0].annotations["x-opt-clacks-dead-reason"]
+
+
+@scene()
+async def test_an_event_in_hand_when_something_fails_is_given_back(stage: Scene) -> None:
+    """Whoever takes events in a block that raises has not finished with the one in hand: a durable subscription has it again."""
+    seen = []
+    for _ in range(2):
+        async with stage.client() as bus:
+            with contextlib.suppress(LookupError):
+                async with bus.events(keep=Keep(durable="billing"), event="PhoneStatus") as events:
+                    if not seen:
+                        await bus.send(phone(1))
+                    async for event in events:
+                        seen.append(event.name)
+                        raise LookupError
+    assert seen == ["PhoneStatus", "PhoneStatus"]

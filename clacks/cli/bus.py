@@ -19,7 +19,8 @@ DEFAULT_URL = "amqp://localhost/org.clacks"
 
 
 def url_option(function: F) -> F:
-    text = f"The agent's URL, amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them. Default: {DEFAULT_URL}."
+    where = "amqp[s]://USER:PASSWORD@HOST[:PORT]/DOMAIN; several with commas between them"
+    text = f"The URL of an agent, or of a domain's broker: {where}. Default: {DEFAULT_URL}."
     return click.option("--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True, help=text)(function)
 
 

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from .command import Command, CommandType
     from .consumer import AMQPEventConsumer
     from .proxy import AMQPServiceProxy
+    from .terms import Keep
 
 _PLACES = {
     "AMQPEventConsumer": "consumer",
     "AMQPServiceProxy": "proxy",
     "Command": "command",
     "CommandType": "command",
+    "Keep": "terms",
 }
 
-__all__ = ["AMQPEventConsumer", "AMQPServiceProxy", "Command", "CommandType"]
+__all__ = ["AMQPEventConsumer", "AMQPServiceProxy", "Command", "CommandType", "Keep"]
 
 
 def __getattr__(name: str) -> Any:

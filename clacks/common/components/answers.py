@@ -36,9 +36,9 @@ class Answers(LinkUser):
     def alive(self) -> bool:
         return self._link is not None and self._link.alive
 
-    async def ask(self, send: Callable[[str], Awaitable[None]], what: str, timeout: float) -> Any:
-        """Send a question with the token that it is given, and wait for its result for `timeout` seconds. `what` is how the time-out calls
-        it. Raises ClacksError: that of the answer, command-timeout, connection-lost."""
+    async def ask(self, send: Callable[[str], Awaitable[None]], timeout: float, unanswered: ClacksError) -> Any:
+        """Send a question with the token that it is given, and wait for its result for `timeout` seconds; after that `unanswered` is
+        raised. Raises ClacksError: that of the answer, connection-lost."""
         token = str(next(self._tokens))
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[token] = future
@@ -47,7 +47,7 @@ class Answers(LinkUser):
                 await send(token)
                 answer = await future
         except TimeoutError:
-            raise ClacksError("command-timeout", method=what, seconds=timeout) from None
+            raise unanswered from None
         finally:
             del self._pending[token]
             if future.done() and not future.cancelled():

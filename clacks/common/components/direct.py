@@ -62,7 +62,7 @@ class AgentRoute:
             properties = Properties(message_id=token, reply_to=answers.address, content_type="application/json")
             _judge(await publisher.send(Draft(question, properties).encode()))
 
-        return await answers.ask(send, method, timeout)
+        return await answers.ask(send, timeout, ClacksError("command-timeout", method=method, seconds=timeout))
 
     async def _replies(self) -> Answers:
         async with self._attaching:

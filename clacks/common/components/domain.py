@@ -89,7 +89,7 @@ class DomainRoute:
             if outcome is not ACCEPTED:  # a broker refuses nothing for what it says: a queue is full, or away
                 raise ClacksError("bus-overloaded")
 
-        await answers.ask(send, "The event", SEND_SECONDS)
+        await answers.ask(send, SEND_SECONDS, ClacksError("event-unanswered", seconds=SEND_SECONDS))
 
     async def request(self, method: str, params: list[Any] | dict[str, Any], target: str, timeout: float) -> Any:
         answers = await self._replies()
@@ -97,7 +97,7 @@ class DomainRoute:
         async def send(token: str) -> None:
             await self._post(method, params, target, Properties(message_id=token, reply_to=answers.address))
 
-        return await answers.ask(send, method, timeout)
+        return await answers.ask(send, timeout, ClacksError("command-timeout", method=method, seconds=timeout))
 
     async def _post(self, method: str, params: list[Any] | dict[str, Any], target: str, properties: Properties) -> None:
         publisher = await self._publishers.to(f"command.{target}")

@@ -42,7 +42,10 @@ class EventStream:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None and self._current is not None:  # whoever had the event in hand has not finished with it
+            self._current.settle(BACK)
+            self._current = None
         self.close()
 
     def __aiter__(self) -> AsyncIterator[ReceivedEvent]:
