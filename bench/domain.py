@@ -76,6 +76,11 @@ def cpu_of(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def memory_of(pid: int) -> int:
+    """Resident memory of a process in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def filter_of(number: int) -> str:
     """One that every event of this benchmark matches, and no two of which are the same."""
     return f"declare namespace f='{NAMESPACE}'; ./f:Event/f:PhoneStatus[f:Status = ('busy', 'held-{number}')]"
@@ -356,7 +361,8 @@ def growing(arguments: argparse.Namespace, rabbit: RabbitMQ, stack: ExitStack) -
 class Costs:
     """Of `subscriptions` of a kind: microseconds of CPU to make one, in all agents and in the broker; bytes that one takes in an agent and
     in the broker; microseconds of CPU of all agents to renew one lease. `idle`: CPU of an agent and of the broker in a second without
-    anything, in microseconds, where there are `agents`."""
+    anything, in microseconds, where there are `agents`. `command`: microseconds of CPU for one that does nothing. `connection_bytes`: what
+    one with a link takes in the broker."""
 
     agents: int
     kind: str
@@ -368,6 +374,9 @@ class Costs:
     agent_renewed: float
     agent_idle: float
     broker_idle: float
+    agent_command: float
+    broker_command: float
+    connection_bytes: float
 
 
 def broker_memory(rabbit: RabbitMQ) -> int:
@@ -396,11 +405,13 @@ async def costs(arguments: argparse.Namespace, rabbit: RabbitMQ, agents: Sequenc
             await commands.call("renew", ids=ids)
             await asyncio.sleep(seconds / 2)
         renewed = (sum(one.cpu for one in agents) - begin - seconds * len(agents) * idle[0] / 1e6) / 2 / count * 1e6
+    command = await _command(rabbit, agents, commands)
     for first in range(0, count, 50):
         await asyncio.gather(*(commands.call("unsubscribe", id=id) for id in ids[first : first + 50]))  # noqa: A001
     return Costs(
         len(agents), kind, count, (after[1] - before[1]) / count * 1e6, (after[0] - before[0]) / count * 1e6,
-        (grown[1] - memory[1]) / count / len(agents), (grown[0] - memory[0]) / count, renewed, *idle,
+        (grown[1] - memory[1]) / count / len(agents), (grown[0] - memory[0]) / count, renewed, *idle, *command,
+        await _connection(rabbit),
     )  # fmt: skip
 
 
@@ -409,6 +420,24 @@ async def _idle(rabbit: RabbitMQ, agents: Sequence[Server]) -> tuple[float, floa
     before, seconds = (cpu_of(rabbit.pid), sum(one.cpu for one in agents)), 5.0
     await asyncio.sleep(seconds)
     return (sum(one.cpu for one in agents) - before[1]) / seconds / len(agents) * 1e6, (cpu_of(rabbit.pid) - before[0]) / seconds * 1e6
+
+
+async def _command(rabbit: RabbitMQ, agents: Sequence[Server], commands: Commands) -> tuple[float, float]:
+    """Fifty at a time, as of clients that know nothing of each other."""
+    count, before = 1_000, (cpu_of(rabbit.pid), sum(one.cpu for one in agents))
+    for _ in range(count // 50):
+        await asyncio.gather(*(commands.call("renew", ids=[]) for _ in range(50)))
+    return (sum(one.cpu for one in agents) - before[1]) / count * 1e6, (cpu_of(rabbit.pid) - before[0]) / count * 1e6
+
+
+async def _connection(rabbit: RabbitMQ) -> float:
+    """Of resident memory: Erlang's own count has megabytes of buffers for each, which are reserved and never touched."""
+    count, before = 400, memory_of(rabbit.pid)
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            connection = await stack.enter_async_context(connected(rabbit))
+            await connection.attach_sender(Terminus(f"/exchanges/{ADDRESS}/events"))
+        return (memory_of(rabbit.pid) - before) / count
 
 
 async def measure_costs(arguments: argparse.Namespace, rabbit: RabbitMQ, stack: ExitStack) -> list[Costs]:
@@ -445,17 +474,19 @@ def show(results: Sequence[Result], arguments: argparse.Namespace, version: str)
 
 
 def show_costs(results: Sequence[Costs], version: str) -> None:
-    print(f"RabbitMQ {version}; CPU of all agents together, memory of one\n")
-    head = (
-        f"{'agents':>8}{'queues':>9}{'made':>7}{'us agents':>11}{'us broker':>11}{'KiB agent':>11}{'KiB broker':>12}{'us renewal':>12}"
-        f"{'idle agent us/s':>17}{'idle broker us/s':>18}"
-    )
+    print(f"RabbitMQ {version}; CPU of all agents together in microseconds (idle: of one, in a second), memory of one in KiB\n")
+    columns = (
+        ("agents", "agents"), ("queues", "kind"), ("made", "subscriptions"), ("us agents", "agent_made"), ("us broker", "broker_made"),
+        ("KiB agent", "agent_bytes"), ("KiB broker", "broker_bytes"), ("renewal", "agent_renewed"), ("idle agent", "agent_idle"),
+        ("idle broker", "broker_idle"), ("command: agents", "agent_command"), ("broker", "broker_command"),
+        ("KiB connection", "connection_bytes"),
+    )  # fmt: skip
+    head = "".join(f"{title:>{max(8, len(title) + 2)}}" for title, _ in columns)
     print(head + "\n" + "-" * len(head))
     for one in results:
-        print(
-            f"{one.agents:8}{one.kind:>9}{one.subscriptions:7}{one.agent_made:11.0f}{one.broker_made:11.0f}{one.agent_bytes / 1024:11.1f}"
-            f"{one.broker_bytes / 1024:12.1f}{one.agent_renewed:12.1f}{one.agent_idle:17.0f}{one.broker_idle:18.0f}"
-        )
+        values = asdict(one)
+        cells = [(title, values[name] / 1024 if title.startswith("KiB") else values[name]) for title, name in columns]
+        print("".join(f"{f'{cell:.1f}' if isinstance(cell, float) else cell:>{max(8, len(title) + 2)}}" for title, cell in cells))
 
 
 def parser() -> argparse.ArgumentParser:
