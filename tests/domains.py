@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import secrets
+import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,11 +95,11 @@ class Domain:
         broker: Any = agent.broker
         broker.accepting = False
         broker.control._ticker.cancel()
-        broker._uplink._task.cancel = lambda: None
         broker._uplink._again = _never
         for task in broker._tasks:
             task.cancel()
-        agent.node._tasks and [task.cancel() for task in agent.node._tasks]
+        for task in agent.node._tasks:
+            task.cancel()
         for connection in broker._lines.connections:
             connection.abort()
 
@@ -239,9 +240,11 @@ async def messages_in(rabbit: RabbitMQ, queue: str) -> int | None:
 
 def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
     """The names of the broker's queues that begin so, as it lists them itself."""
-    listed = rabbit.evaluate("[element(4, Name) || Name <- rabbit_amqqueue:list_names()].")
-    prefix = f"{domain}.{kind}"
-    return [name for name in (part.strip(' "<>[]\n') for part in listed.split(",")) if name.startswith(prefix)]
+    with tempfile.NamedTemporaryFile() as file:  # erl_call shortens what is long
+        names = "[[element(4, Name), 10] || Name <- rabbit_amqqueue:list_names()]"
+        rabbit.evaluate(f'ok = file:write_file("{file.name}", {names}).')
+        listed = Path(file.name).read_text().splitlines()
+    return sorted(name for name in listed if name.startswith(f"{domain}.{kind}"))
 
 
 __all__ = [

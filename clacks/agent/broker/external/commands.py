@@ -157,15 +157,17 @@ class CommandQueue:
         """The answer of this agent, or of the least loaded one that serves it; of the next one if that goes and the command may be run
         again."""
         method = request["method"]
-        while not self._serves(method) and (nodes := self._desk.elsewhere(self._target, method)):
+        if self._serves(method) or not (nodes := self._desk.elsewhere(self._target, method)):
+            return await self._own(user, request)  # which may say that there is no such command
+        may_repeat = self._may_repeat(method)
+        for node in nodes if may_repeat else nodes[:1]:
             try:
-                return await self._desk.ask(self._target, nodes[0], user, request, ASK_ONE_SECONDS)
+                return await self._desk.ask(self._target, node, user, request, ASK_ONE_SECONDS)
             except ClacksError as error:
                 return _failed(error, request)
             except Gone:
-                if not self._may_repeat(method):
-                    return _failed(ClacksError("command-interrupted", method=method), request)
-        return await self._own(user, request)  # which may say that there is no such command
+                log.info("the agent that was asked has gone", extra={"node": node, "method": method})
+        return _failed(ClacksError("command-interrupted", method=method), request)
 
     async def _of_all(self, user: str, request: dict[str, Any]) -> str:
         """The answers of all agents that serve it, by node: `{"result": ..., "error": ...}` each."""

@@ -60,6 +60,8 @@ TICK: Final = 0.1
 WINDOW: Final = 500
 # How long an agent that starts waits for the state of the domain, in seconds: it may have to be written first.
 JOIN_SECONDS: Final = 60.0
+# Offsets that a stream may leave out between two records: RabbitMQ puts one entry of its own in front of each segment.
+SKIPPED: Final = 1
 # How many leases an agent that writes reads nothing before it takes the log for another one (deleted, or lost with its broker).
 DEAF: Final = 2
 
@@ -96,6 +98,8 @@ class Control:
         self._asked: dict[str, asyncio.Future[Change]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._offset = -1
+        self._last: Any = None
+        self._found = False
         self._number = 0
         self._unconfirmed: dict[int, bytes] = {}
         self._confirmed_at = self._read_at = float("-inf")
@@ -112,8 +116,8 @@ class Control:
         await management.declare_queue(self._stream, arguments={"x-queue-type": "stream", **sizes})
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
-        """Read on from where this agent was."""
-        start: Any = "first" if self._offset < 0 else self._offset + 1
+        """Read on from where this agent was: from the last record that it read, which must be the same one still."""
+        start: Any = "first" if self._offset < 0 else self._offset
         queue = broker.queue(self._stream)
         source = Terminus(queue.address, filter={_OFFSET: Described(Symbol(_OFFSET), start)})
         self._receiver = await connection.attach_receiver(source, settled=True, handler=self)
@@ -122,6 +126,7 @@ class Control:
             sender.send(encoded, number)
         self._sender = sender
         self._confirmed_at = self._read_at = now()
+        self._found = False
         self._receiver.window = WINDOW
 
     def down(self) -> None:
@@ -192,6 +197,7 @@ class Control:
             offset = int(message.annotations["x-stream-offset"])
         except (CodecError, KeyError, ValueError):
             return
+        body: Any = None
         try:
             body = message.body
             record = decode(body if isinstance(body, bytes) else str(body).encode())
@@ -199,21 +205,30 @@ class Control:
             log.warning("a record cannot be read", extra={"offset": offset, "reason": str(error)})
             record = None
         self._read_at = now()
-        if 0 <= self._offset < offset - 1 and not self.domain.stopped:
-            log.warning("the domain's log was cut off", extra={"read": self._offset, "next": offset})
+        if self._other_log(offset, body) and not self.domain.stopped:
+            log.warning("the domain's log was cut off, or is another one", extra={"read": self._offset, "next": offset})
             self._start_again()
             return
-        self._offset = offset
+        self._offset, self._last = offset, body
         ready = self.domain.ready
         for change in self.domain.apply(offset, record, self._read_at, len(encoded)):
             self._changed(change)
         if self.domain.ready and not ready:
             self._write(self._heartbeat())  # the others count on whoever says that it has the state
-        elif not self.joined.done() and self.domain.node in self.domain.nodes(now()):
+        elif not self.joined.done() and self.domain.may_take(now()):
             self.joined.set_result(None)
         if isinstance(record, Announced) and record.by.node == self.domain.node:
             self._on_lease()
         self._look()
+
+    def _other_log(self, offset: int, body: Any) -> bool:
+        """Whether the last record that was read is there no more, or another one is in its place, or records are missing behind it."""
+        if offset < self._offset:
+            return False
+        known, self._found = self._found, True
+        if not known and self._offset >= 0:
+            return offset > self._offset or body != self._last
+        return 0 <= self._offset < offset - 1 - SKIPPED
 
     def _start_again(self) -> None:
         """Forget everything, and read the log from its beginning, as another process of this node."""

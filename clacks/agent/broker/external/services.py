@@ -49,7 +49,7 @@ class Services:
         name = durable or shared
         if durable and shared and durable != shared:
             raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
-        loses = overflow == "drop-oldest" or max_age is not None or max_bytes is not None
+        loses = overflow == "drop-oldest" or (not overflow and (max_age is not None or max_bytes is not None))
         arguments = self._arguments(bool(durable), bool(shared), loses, max_age, max_bytes)
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]

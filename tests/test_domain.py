@@ -1,0 +1,827 @@
+"""A domain of agents on a real RabbitMQ, end to end: what publishers, subscribers, callers and their administrators are promised there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers import RabbitMQ
+from clacks.agent.access import Access, Call, Rule
+from clacks.agent.agent import Agent
+from clacks.agent.broker.external.control import Control, now
+from clacks.agent.broker.external.ingress import Ingress
+from clacks.agent.domain import Timing
+from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Properties, Terminus, Timestamp
+from clacks.common.brokers import DIALECTS, Broker, Management
+from clacks.common.components.client import dial
+from clacks.common.components.command import Command, CommandType
+from clacks.common.components.url import parse_url
+from clacks.common.errors import ClacksError
+from domains import Domain, Failed, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
+from support import End, until
+
+DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
+EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
+
+Test = Callable[[Domain], Coroutine[Any, Any, None]]
+
+
+def on(*nodes: str, **settings: Any) -> Callable[[Test], Callable[[RabbitMQ, Path], None]]:
+    """A test in a domain of its own, with these agents."""
+
+    def decorate(test: Test) -> Callable[[RabbitMQ, Path], None]:
+        def wrapper(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+            async def bounded() -> None:
+                permit(rabbitmq, "anna", "bert")
+                async with asyncio.timeout(DEADLINE), Domain(rabbitmq, tmp_path, **settings) as domain:
+                    for node in nodes:
+                        await domain.agent(node)
+                    await test(domain)
+
+            asyncio.run(bounded())
+
+        wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__
+        return wrapper
+
+    return decorate
+
+
+async def refused(call: Coroutine[Any, Any, Any]) -> Failed:
+    with pytest.raises(Failed) as caught:
+        await call
+    return caught.value
+
+
+def numbers(end: End) -> list[int]:
+    return [number_of(message) for message in end.messages]
+
+
+# --- publishing ------------------------------------------------------------------------------------------------------------------
+
+
+@on("one", "two")
+async def test_whoever_publishes_by_any_key_is_heard(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe())
+    for number, key in enumerate(["events", *(f"events.{slot}" for slot in range(64))]):
+        published = await anna.publish(phone(number), key=key)
+        assert published.outcomes[-1][1] is ACCEPTED
+    await until(lambda: len(end.received) >= 65, "all events")
+    assert sorted(numbers(end)) == list(range(65))
+
+
+@on("one")
+async def test_a_key_that_is_none_is_said_to_reach_nobody(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    assert (await anna.publish(phone(1), key="events.64")).outcomes[0][1] is RELEASED
+    assert (await anna.publish(phone(1), key="elsewhere")).outcomes[0][1] is RELEASED
+
+
+@on("one")
+async def test_a_refused_event_lies_in_rejected_with_code_and_reason(domain: Domain) -> None:
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    bad = f"{EVENTS}<PhoneStatus><CallerId>1</CallerId></PhoneStatus></Event>".encode()
+    assert (await anna.publish(bad, b"<nothing", b"")).outcomes[-1][1] is ACCEPTED
+    end = End()
+    receiver = await admin.connection.attach_receiver(Terminus(f"/queues/{domain.name}.rejected"), handler=end)
+    receiver.window = 10
+    await until(lambda: len(end.received) == 3, "the refused events")
+    by_body = {bytes(message.body): message.annotations for message in end.messages}
+    assert by_body[bad]["x-opt-clacks-code"] == "event-invalid"
+    assert "ReceiverId" in by_body[bad]["x-opt-clacks-reason"]
+    assert by_body[b"<nothing"]["x-opt-clacks-code"] == "xml-malformed"
+    assert by_body[b""]["x-opt-clacks-code"] == "event-empty"
+
+
+@on("one")
+async def test_whoever_asks_is_told_what_became_of_the_event(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe())
+    assert await anna.tell(phone(1)) is None
+    assert await messages_in(domain.rabbit, f"{domain.name}.ingress.1") in (0, 1)
+    await until(lambda: numbers(end) == [1], "the event")
+    error = await anna.tell(f"{EVENTS}<PhoneStatus><CallerId>1</CallerId></PhoneStatus></Event>".encode())
+    assert error is not None
+    assert error["code"] == "event-invalid"
+    assert "ReceiverId" in str(error["problems"])
+
+
+@on("one")
+async def test_without_a_user_id_an_event_is_refused_and_a_forged_one_the_broker_refuses(domain: Domain) -> None:
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    _, end = await anna.consume(await anna.subscribe())
+    await anna.publish(phone(1), user_id=None)
+    rejected = End()
+    receiver = await admin.connection.attach_receiver(Terminus(f"/queues/{domain.name}.rejected"), handler=rejected)
+    receiver.window = 10
+    await until(lambda: rejected.received, "it is refused")
+    assert rejected.messages[0].annotations["x-opt-clacks-code"] == "user-id-missing"
+    sender, told = await anna.sender("events.3")
+    sender.send(Draft(phone(2), Properties(user_id=b"admin")).encode())
+    await until(lambda: told.ended, "the broker ends the link")
+    assert told.ended[0][0] is not None
+    assert "user_id" in str(told.ended[0][0])
+    await anna.publish(phone(3), key="events.4")
+    await until(lambda: end.received, "an honest one")
+    assert numbers(end) == [3]
+
+
+@on("one", "two")
+async def test_an_event_that_is_larger_than_any_may_be_is_refused_and_stops_nobody(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe())
+    huge = b" " * 6_000_000
+    error = await anna.tell(huge)
+    assert error is not None
+    assert error["code"] == "event-too-large"
+    assert await anna.tell(phone(2)) is None
+    await until(lambda: numbers(end) == [2], "the event behind it")
+
+
+@on("one", "two")
+async def test_many_large_events_wait_their_turn_and_keep_their_order(domain: Domain) -> None:
+    """More than an agent reads at once, and than it examines at once."""
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe(), End(), 2000)
+    size = 700_000
+    bodies = [phone(number).replace(b"<CallerId>", b"<!--" + b"x" * size + b"--><CallerId>") for number in range(120)]
+    await anna.publish(*bodies)
+    await until(lambda: len(end.received) >= 120, "all of them")
+    assert numbers(end) == list(range(120))
+
+
+@on("one", "two")
+async def test_the_bare_message_arrives_byte_for_byte(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe())
+    properties = Properties(message_id="m-1", user_id=b"anna", subject="s", creation_time=Timestamp(1_700_000_000_000), group_id="g")
+    sent = Draft(phone(1), properties, {"n": 5, "é": "ü", "b": True, "long": 2**40}, {"x-opt-mine": "kept", "x-opt-clacks-user": "forged"})
+    sender, _ = await anna.sender("events.7")
+    sender.send(sent.encode())
+    await until(lambda: end.received, "the event")
+    (message,) = end.messages
+    assert message.bare == Message(sent.encode()).bare
+    assert message.annotations["x-opt-mine"] == "kept"
+    assert message.annotations["x-opt-clacks-user"] == "anna"
+    assert isinstance(message.annotations["x-opt-clacks-time"], Timestamp)
+    assert str(message.annotations["x-opt-clacks-id"]).startswith(("one-", "two-"))
+    assert message.annotations["x-exchange"] == ""  # how it got into the domain is not told
+
+
+@on("one")
+async def test_application_properties_are_external_variables(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    ask = "declare variable $size as xs:integer external; $size > 10"
+    _, end = await anna.consume(await anna.subscribe(ask))
+    sender, _ = await anna.sender("events.7")
+    for number, size in enumerate([5, 11, "eleven", None, 2**40]):
+        values = {} if size is None else {"size": size}
+        sender.send(Draft(phone(number), Properties(user_id=b"anna"), values).encode())
+    await until(lambda: len(end.received) == 2, "two of them")
+    assert await anna.tell(phone(9)) is None
+    assert numbers(end) == [1, 4]
+
+
+@on("one", "two", "three")
+async def test_events_of_one_slot_arrive_in_their_order(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    _, end = await bert.consume(await bert.subscribe(), window=2000)
+    await asyncio.gather(
+        *(anna.publish(*(phone(slot * 1000 + number) for number in range(100)), key=f"events.{slot}") for slot in range(8))
+    )  # fmt: skip
+    await until(lambda: len(end.received) >= 800, "all events")
+    got = numbers(end)
+    for slot in range(8):
+        assert [number for number in got if number // 1000 == slot] == list(range(slot * 1000, slot * 1000 + 100))
+
+
+@on("one")
+async def test_an_event_whose_time_is_over_is_not_delivered(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    subscription = await anna.subscribe()
+    sender, end = await anna.sender("events.7")
+    for ttl in (1, 200, None):
+        sender.send(Draft(phone(ttl or 0), Properties(user_id=b"anna"), ttl=ttl).encode())
+    await until(lambda: len(end.outcomes) == 3, "all taken")
+    await until(lambda: sum(ingress.taken for ingress in _ingress(domain)) >= 2, "all routed")
+    assert await anna.tell(phone(7)) is None
+    await asyncio.sleep(0.3)  # the time that is to be over
+    _, got = await anna.consume(subscription)
+    await until(lambda: len(got.received) >= 2, "what lives")
+    assert numbers(got) == [0, 7]
+
+
+def _ingress(domain: Domain) -> list[Ingress]:
+    return [ingress for agent in domain.agents.values() for ingress in _broker(agent).ingress]
+
+
+def _broker(agent: Agent) -> Any:
+    return agent.broker
+
+
+# --- subscribing -----------------------------------------------------------------------------------------------------------------
+
+
+@on("one", "two")
+async def test_a_filter_that_is_wrong_is_refused_with_its_place(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    error = await refused(anna.subscribe("/*:Event[\n  1 +"))
+    assert error.code == "filter-invalid"
+    assert "line 2" in error.message
+    assert "column" in error.message
+    assert queues_of(domain.rabbit, domain.name, "sub.") == []
+
+
+@on("one")
+async def test_by_name_of_the_event_and_only_of_those_that_one_may_see(domain: Domain) -> None:
+    domain.rules = (Rule(users=("anna",), publish=("*",), call=(Call("*", "*"),), subscribe=("Phone*",)),)
+    await domain.stop("one")
+    await domain.agent("one")
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    _, named = await anna.consume(await anna.subscribe(event="PhoneStatus"))
+    _, all_she_may = await anna.consume(await anna.subscribe())
+    assert (await refused(anna.subscribe(event="ClientLeave"))).code == "not-permitted"
+    assert (await refused(anna.subscribe(durable="kept"))).code == "not-permitted"
+    assert (await refused(admin.subscribe(event="NoSuchEvent"))).code == "schema-unknown"
+    leave = f"{EVENTS}<ClientLeave><Id>c-1</Id></ClientLeave></Event>".encode()
+    assert await admin.tell(leave) is None
+    assert await anna.tell(phone(1)) is None
+    await until(lambda: named.received and all_she_may.received, "the event")
+    assert numbers(named) == numbers(all_she_may) == [1]
+
+
+@on("one", "two")
+async def test_a_change_of_the_rules_counts_for_subscriptions_that_are_there(domain: Domain) -> None:
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    _, end = await anna.consume(await anna.subscribe())
+    assert await admin.tell(phone(1)) is None
+    await until(lambda: numbers(end) == [1], "before")
+    for rules in ((), (Rule(users=("anna",), subscribe=("*",)),)):
+        for agent in domain.agents.values():
+            agent._rules = rules
+            agent._permit()
+        assert isinstance(agent.bus.access, Access)
+        assert await admin.tell(phone(2 + len(rules))) is None
+    await until(lambda: len(end.received) == 2, "after")
+    assert numbers(end) == [1, 3]
+
+
+@on("one", "two")
+async def test_a_durable_subscription_outlives_its_consumer_and_all_agents(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    first = await anna.subscribe("//*:CallerId > 1", durable="kept")
+    assert first["lease"] == 0
+    receiver, end = await anna.consume(first)
+    assert await anna.tell(phone(2)) is None
+    await until(lambda: numbers(end) == [2], "the first one")
+    receiver.close()
+    assert await anna.tell(phone(3)) is None
+    for node in ("one", "two"):
+        await domain.stop(node)
+    published = await anna.publish(phone(4), phone(1), phone(5))
+    assert {outcome for _, outcome in published.outcomes} == {ACCEPTED}
+    await domain.agent("three")
+    again = await anna.subscribe("//*:CallerId > 1", durable="kept")
+    assert again["queue"] == first["queue"]
+    assert again["id"] == first["id"]
+    _, later = await anna.consume(again)
+    await until(lambda: len(later.received) >= 3, "what waited")
+    assert numbers(later) == [3, 4, 5]
+
+
+@on("one", "two")
+async def test_the_same_name_with_another_filter_is_refused_or_replaces(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    first = await anna.subscribe("//*:CallerId > 5", durable="kept")
+    assert (await refused(anna.subscribe("//*:CallerId > 6", durable="kept"))).code == "subscription-differs"
+    assert await anna.tell(phone(6)) is None
+    second = await anna.subscribe("//*:CallerId > 6", durable="kept", replace=True)
+    assert second == first
+    assert await anna.tell(phone(6)) is None
+    assert await anna.tell(phone(7)) is None
+    _, end = await anna.consume(second)
+    await until(lambda: len(end.received) == 2, "what was accepted by either")
+    assert numbers(end) == [6, 7]
+    assert queues_of(domain.rabbit, domain.name, "sub.anna.") == [first["queue"]]
+
+
+@on("one", "two", "three")
+async def test_many_who_ask_for_one_name_at_once_get_one_subscription(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    answers = await asyncio.gather(*(anna.subscribe(durable="kept") for _ in range(12)))
+    assert len({answer["queue"] for answer in answers}) == 1
+    await until(lambda: len(queues_of(domain.rabbit, domain.name, "sub.")) == 1, "no other queue is left")
+
+
+@on("one", "two")
+async def test_deleting_deletes_the_queue_and_the_name_is_free_at_once(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    for number in range(5):
+        one = await anna.subscribe("//*:CallerId > 1", durable="kept")
+        assert await bert.call("unsubscribe", {"id": one["id"]}) is False
+        assert await anna.call("unsubscribe", {"id": one["id"]}) is True
+        other = await anna.subscribe(f"//*:CallerId > {number}", durable="kept")
+        assert other["queue"] != one["queue"]
+        assert await anna.tell(phone(9)) is None
+        _, end = await anna.consume(other)
+        await until(lambda end=end: numbers(end) == [9], "the event")  # type: ignore[misc]
+        assert await anna.call("deleteSubscription", ["kept"]) is True
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [], "all queues are gone")
+
+
+@on("one", "two")
+async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    kept = await anna.subscribe(durable="kept")
+    broker = _broker(domain.agents["one"])
+    broker._lines.management.delete_queue = lambda queue: asyncio.Event().wait()
+    assert await anna.call("unsubscribe", {"id": kept["id"]}, node="two") is True
+    domain.crash("one")
+    assert queues_of(domain.rabbit, domain.name, "sub.") == [kept["queue"]]
+    await until(lambda: not queues_of(domain.rabbit, domain.name, "sub."), "the next one has deleted it")
+
+
+@on("one", "two")
+async def test_consumers_share_what_they_name_alike(domain: Domain) -> None:
+    anna, again = await domain.guest("anna"), await domain.guest("anna")
+    first, second = await anna.subscribe(shared="work"), await again.subscribe(shared="work")
+    assert first == second
+    _, here = await anna.consume(first, window=10)
+    _, there = await again.consume(second, window=10)
+    await anna.publish(*(phone(number) for number in range(200)))
+    await until(lambda: len(here.received) + len(there.received) >= 200, "all of them")
+    assert sorted(numbers(here) + numbers(there)) == list(range(200))
+    assert here.received
+    assert there.received
+
+
+@on("one", **{"durable.per_user": 3})
+async def test_a_user_has_so_many_durable_subscriptions_and_no_more(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    for number in range(3):
+        await anna.subscribe(durable=f"kept-{number}")
+    assert (await refused(anna.subscribe(durable="kept-3"))).code == "subscriptions-full"
+    await anna.subscribe(durable="kept-1")
+    await bert.subscribe(durable="kept-3")
+    assert len(queues_of(domain.rabbit, domain.name, "sub.anna.")) == 3
+
+
+@on("one", "two", **{"broker.lease": 1.0})
+async def test_a_lease_that_runs_out_ends_the_subscription_and_its_queue(domain: Domain) -> None:
+    """It is stretched by twelve seconds, in which agents find out what they have missed."""
+    anna = await domain.guest("anna")
+    left, kept = await anna.subscribe(), await anna.subscribe()
+    assert left["lease"] == 1.0
+    domains = [_broker(agent).control.domain for agent in domain.agents.values()]
+
+    async def renew() -> None:
+        while True:
+            assert await anna.call("renew", {"ids": [kept["id"], "no-such"]}) == ["no-such"]
+            await asyncio.sleep(0.3)
+
+    renewing = asyncio.create_task(renew())
+    end = asyncio.get_running_loop().time() + 30
+    while any(one.subscription(left["id"]) for one in domains) or await queue_there(domain.rabbit, left["queue"]):
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.1)
+    assert all(one.subscription(kept["id"]) for one in domains)
+    assert await queue_there(domain.rabbit, kept["queue"])
+    assert await anna.call("renew", {"ids": [left["id"]]}) == [left["id"]]
+    renewing.cancel()
+
+
+@on("one", "two")
+async def test_nobody_renews_what_is_anothers(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    hers = await anna.subscribe()
+    assert await bert.call("renew", {"ids": [hers["id"]]}) == [hers["id"]]
+    assert await anna.call("renew", {"ids": [hers["id"]]}) == []
+
+
+DEAR = "every $x in (1 to xs:integer(//*:CallerId)) satisfies string($x) != 'x'"  # for the sandbox: as long as the event says
+
+
+@on("one", **{"sandbox.seconds": 5.0})
+async def test_a_dear_filter_keeps_the_order_of_its_subscription(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe(DEAR))
+    await anna.publish(*(phone(number) for number in (3000, 1, 2000, 2, 1000, 3)))
+    await until(lambda: len(end.received) >= 6, "all of them")
+    assert numbers(end) == [3000, 1, 2000, 2, 1000, 3]
+    assert _broker(domain.agents["one"]).subscriptions.sandbox.evaluated == 6
+
+
+@on("one", **{"sandbox.seconds": 30.0})
+async def test_a_slow_filter_of_a_live_subscription_holds_up_nobody_else(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    await anna.subscribe(DEAR)
+    _, end = await bert.consume(await bert.subscribe(), window=5000)
+    await bert.publish(phone(400_000), *(phone(number) for number in range(1500)))  # the first takes seconds, and more than a window waits
+    await until(lambda: len(end.received) >= 1501, "all events")
+    (slow,) = [one for one in _broker(domain.agents["one"]).subscriptions.all if one.user == "anna"]
+    assert slow.waiting > 0
+    assert slow.dropped > 0
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------------------
+
+
+@on("one", "two")
+async def test_every_agent_knows_all_nodes_and_all_methods(domain: Domain) -> None:
+    await domain.agent("three", lambda agent: agent.commands.register(Plugin("three"), target="plugin"))
+    anna = await domain.guest("anna")
+    for node in ("one", "two", "three"):
+        await until(lambda node=node: len(_broker(domain.agents[node]).control.domain.nodes(now())) == 3, "all nodes")  # type: ignore[misc]
+        assert list(await anna.call("getNodes", node=node)) == ["one", "three", "two"]
+        assert list(await anna.call("getMethods", {"queue": "plugin"}, node=node)) == ["add", "fails", "first", "names", "slow", "who"]
+    assert "subscribe" in await anna.call("getMethods")
+
+
+@on("one", "two")
+async def test_comings_and_goings_are_events(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe("/*:Event/(*:NodeAnnounce | *:NodeStatus | *:NodeLeave)"))
+    await domain.agent("three")
+    await until(lambda: {"NodeAnnounce", "NodeStatus"} <= _seen(end, "three"), "it has come")
+    await domain.stop("three")
+    await until(lambda: "NodeLeave" in _seen(end, "three"), "it has gone")
+    assert {message.annotations["x-opt-clacks-user"] for message in end.messages} == {"node/three"}
+
+
+def _seen(end: End, node: str) -> set[str]:
+    texts = [bytes(message.body).decode() for message in end.messages]
+    return {name for name in ("NodeAnnounce", "NodeStatus", "NodeLeave") for text in texts if name in text and f">{node}<" in text}
+
+
+@on("one", "two", "three")
+async def test_a_node_that_dies_disappears_within_a_lease_and_that_is_an_event(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe("/*:Event/*:NodeLeave"))
+    domain.crash("one")  # the one that leads
+    lease = Timing().lease
+    begin = asyncio.get_running_loop().time()
+    others = [_broker(agent).control.domain for agent in domain.agents.values()]
+    await until(lambda: all("one" not in one.nodes(now()) for one in others), "it is gone")
+    assert asyncio.get_running_loop().time() - begin < 2 * lease
+    await until(lambda: _seen(end, "one"), "the event")
+    assert numbers_of_leaves(end) == ["one"]
+    assert "one" not in await anna.call("getNodes")
+
+
+def numbers_of_leaves(end: End) -> list[str]:
+    return [bytes(message.body).decode().split("Id>")[1].removesuffix("</") for message in end.messages]
+
+
+@on("one")
+async def test_a_second_process_of_a_node_takes_the_place_of_the_first(domain: Domain) -> None:
+    first = domain.agents.pop("one")
+    second = await domain.agent("one")
+    await until(lambda: _broker(first).superseded, "the first one knows")
+    await asyncio.wait_for(first.run(), 10)
+    anna = await domain.guest("anna")
+    _, end = await anna.consume(await anna.subscribe())
+    assert await anna.tell(phone(1)) is None
+    await until(lambda: numbers(end) == [1], "the event")
+    assert _broker(second).control.domain.may_take(now())
+
+
+@on("one")
+async def test_agents_with_another_number_of_ingress_queues_are_refused(domain: Domain) -> None:
+    domain.settings["broker.ingress"] = 3
+    with pytest.raises(ClacksError, match=r"broker.ingress.*another number than 3"):
+        await domain.agent("two")
+
+
+# --- commands --------------------------------------------------------------------------------------------------------------------
+
+
+class Plugin:
+    """Commands of which one knows how often they ran: `runs` are the nodes by token."""
+
+    def __init__(self, node: str, runs: dict[str, list[str]] | None = None) -> None:
+        self.node = node
+        self.runs = runs if runs is not None else {}
+        self.go_on = threading.Event()
+        self.waiting = 0
+
+    @Command(idempotent=True)
+    def add(self, first: int, second: int) -> int:
+        """Adds."""
+        return first + second
+
+    @Command(type=CommandType.FIRSTRESULT)
+    def first(self, wanted: str) -> str:
+        """The one that is wanted answers."""
+        if wanted != self.node:
+            raise ClacksError("command-failed", method="first", reason="not me")
+        return self.node
+
+    @Command(type=CommandType.CUMULATIVE)
+    def names(self) -> str:
+        """Everybody answers."""
+        return self.node
+
+    @Command()
+    def fails(self) -> None:
+        """Never succeeds."""
+        raise ValueError("no")
+
+    async def _until(self, token: str) -> str:
+        self.runs.setdefault(token, []).append(self.node)
+        self.waiting += 1
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.01)
+        return self.node
+
+    @Command(idempotent=True)
+    async def who(self, token: str) -> str:
+        """Who ran it, when it may end."""
+        return await self._until(token)
+
+    @Command()
+    async def slow(self, token: str) -> str:
+        """As who, but not to be run again."""
+        return await self._until(token)
+
+
+def serving(plugin: Plugin) -> Callable[[Agent], Any]:
+    return lambda agent: agent.commands.register(plugin, target="plugin")
+
+
+@on()
+async def test_a_command_is_answered_though_one_node_only_serves_it(domain: Domain) -> None:
+    await domain.agent("three", serving(Plugin("three")))
+    for node in ("one", "two"):
+        await domain.agent(node)
+    anna = await domain.guest("anna")
+    assert await asyncio.gather(*(anna.call("add", [number, 1], "plugin") for number in range(20))) == list(range(1, 21))
+    assert await anna.call("add", {"first": 1, "second": 2}, "plugin", "three") == 3
+    assert (await refused(anna.call("fails", [], "plugin"))).code == "command-failed"
+    assert (await refused(anna.call("add", [1], "plugin"))).code == "command-arguments"
+    assert (await refused(anna.call("ad", [1, 1], "plugin"))).code == "command-unknown"
+    assert (await refused(anna.call("getNoders"))).code == "command-unknown"
+
+
+@on("four")
+async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Domain) -> None:
+    """Its own queue of the target is there: an agent that had served it before."""
+    plugin = Plugin("three")
+    await domain.agent("three", serving(plugin))
+    broker = _broker(domain.agents["four"])
+    await until(lambda: broker.elsewhere("plugin", "add") == ["three"], "the one knows of the other")
+    from clacks.agent.broker.external.commands import CommandQueue
+
+    queue = CommandQueue(broker, "plugin")
+    assert '"result": 3' in await queue._answer("anna", {"method": "add", "params": [1, 2], "id": 1})
+    assert '"result": "three"' in await queue._answer("anna", {"method": "first", "params": ["three"], "id": 1})
+    assert '"three": {"result": "three"' in await queue._answer("anna", {"method": "names", "params": [], "id": 1})
+    for method in ("slow", "who"):  # there is no other to run the second one again
+        asked = asyncio.create_task(queue._answer("anna", {"method": method, "params": [method], "id": 1}))
+        await until(lambda method=method, plugin=plugin: method in plugin.runs, "it runs")  # type: ignore[misc]
+        domain.crash("three")
+        assert "command-interrupted" in await asked
+        if method == "slow":
+            plugin = Plugin("three")
+            await domain.agent("three", serving(plugin))
+            await until(lambda: broker.elsewhere("plugin", "who") == ["three"], "it is back")
+
+
+@on()
+async def test_the_first_that_succeeds_answers_or_all_do(domain: Domain) -> None:
+    for node in ("one", "two", "three"):
+        await domain.agent(node, serving(Plugin(node)))
+    anna = await domain.guest("anna")
+    broker = _broker(domain.agents["one"])
+    await until(lambda: len(broker.elsewhere("plugin", "names")) == 2, "all are known")
+    for node in ("one", "two", "three"):
+        assert await anna.call("first", [node], "plugin") == node
+    assert (await refused(anna.call("first", ["nobody"], "plugin"))).code == "command-failed"
+    answer = await anna.call("names", [], "plugin")
+    assert answer == {node: {"result": node, "error": None} for node in ("one", "two", "three")}
+
+
+@pytest.mark.parametrize("graceful", [False, True], ids=["crash", "stop"])
+@pytest.mark.parametrize("method", ["who", "slow"])
+def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
+    rabbitmq: RabbitMQ, tmp_path: Path, method: str, graceful: bool
+) -> None:
+    @on(drain_timeout=0.1)
+    async def scene(domain: Domain) -> None:
+        runs: dict[str, list[str]] = {}
+        plugins = {node: Plugin(node, runs) for node in ("one", "two")}
+        for node, plugin in plugins.items():
+            await domain.agent(node, serving(plugin))
+        anna = await domain.guest("anna")
+        number = await anna.ask(method, ["t"], "plugin")
+        await until(lambda: "t" in runs, "it runs")
+        (first,) = runs["t"]
+        other = "two" if first == "one" else "one"
+        if graceful:
+            await domain.stop(first)
+        else:
+            domain.crash(first)
+        for plugin in plugins.values():
+            plugin.go_on.set()
+        await until(lambda: anna.answers[number], "an answer")
+        (answer,) = anna.answers[number]
+        if method == "who":
+            assert answer["result"] == other
+            assert runs["t"] == [first, other]
+        else:
+            assert answer["error"]["code"] == "command-interrupted"
+            assert runs["t"] == [first]
+
+    scene(rabbitmq, tmp_path)
+
+
+@on("one", "two")
+async def test_an_answer_goes_to_a_queue_of_the_one_who_asks_only(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    number = await anna.ask("getNodes", reply=bert.reply)
+    assert await anna.call("getSessionUser") == "anna"
+    assert await bert.call("getSessionUser") == "bert"
+    assert number not in bert.answers
+    assert number not in anna.answers
+
+
+@on("one")
+async def test_what_is_asked_without_a_right_to_is_refused(domain: Domain) -> None:
+    domain.rules = (Rule(users=("anna",), call=(Call("core", "getN*"),)),)
+    await domain.stop("one")
+    await domain.agent("one")
+    anna = await domain.guest("anna")
+    assert list(await anna.call("getNodes")) == ["one"]
+    assert (await refused(anna.call("shutdown"))).code == "not-permitted"
+    assert (await refused(anna.subscribe())).code == "not-permitted"
+
+
+# --- the broker goes and comes; the log is cut off -------------------------------------------------------------------------------
+
+
+def test_agents_go_on_when_the_broker_is_back(tmp_path: Path) -> None:
+    with RabbitMQ() as broker:
+
+        @on("one", "two")
+        async def scene(domain: Domain) -> None:
+            anna = await domain.guest("anna")
+            kept = await anna.subscribe(durable="kept")
+            assert await anna.tell(phone(1)) is None
+            await asyncio.to_thread(broker.flush)
+            await asyncio.to_thread(broker.restart)
+            again = await domain.guest("anna")
+            end = asyncio.get_running_loop().time() + 40
+            while True:  # agents come back one after the other, and lease by lease
+                try:
+                    assert await again.subscribe(durable="kept") == kept
+                    break
+                except (AssertionError, Failed):
+                    assert asyncio.get_running_loop().time() < end
+            assert await again.tell(phone(2)) is None
+            _, got = await again.consume(kept)
+            await until(lambda: len(got.received) >= 2, "both events")
+            assert numbers(got) == [1, 2]
+            assert [_broker(agent)._uplink.reconnects for agent in domain.agents.values()] == [1, 1]
+
+        scene(broker, tmp_path)
+
+
+@on("one", "two")
+async def test_what_the_broker_did_not_confirm_is_written_again_in_its_order(domain: Domain) -> None:
+    """The connection is lost while records are under way: whoever asked is answered all the same."""
+    anna = await domain.guest("anna")
+    for _ in range(5):
+        asked = [await anna.ask("subscribe", {"filters": []}, node="one") for _ in range(20)]
+        broker = _broker(domain.agents["one"])
+        await until(lambda broker=broker: broker.control._asked, "it writes")  # type: ignore[misc]
+        broker._lines.asking.abort()
+        await until(lambda asked=asked: all(anna.answers[one] for one in asked), "all are answered")  # type: ignore[misc]
+        assert {answer["error"] and answer["error"]["code"] for one in asked for answer in anna.answers[one]} <= {None, "bus-overloaded"}
+    one, two = (_broker(agent).control for agent in domain.agents.values())
+    await until(lambda: not one._unconfirmed and one.domain.digest() == two.domain.digest(), "both know the same")
+
+
+class Book:
+    """What a Control tells."""
+
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+        self.begun = 0
+
+    def restart(self) -> None:
+        self.begun += 1
+        self.changes.clear()
+
+
+SMALL = Timing(retention=3_000_000, segment=1_000_000, snapshot_floor=400_000, part_bytes=20_000, lease=2.0, interval=0.3)
+
+
+class Reader:
+    """A Control alone, as an agent has it."""
+
+    def __init__(self, rabbit: RabbitMQ, stream: str, node: str) -> None:
+        self.rabbit, self.book = rabbit, Book()
+        self.control = Control(
+            node, stream, self.book.changes.append, lambda: None, self.book.restart, lambda: (0.0, 0.0, 1, ()), SMALL
+        )  # fmt: skip
+
+    async def up(self) -> None:
+        self.connection = await dial(parse_url(self.rabbit.url()))
+        management = await Management.attach(await dial(parse_url(self.rabbit.url())))
+        await self.control.declare(management)
+        management.connection.abort()
+        await self.control.attach(self.connection, Broker(DIALECTS[0], (4, 0)))
+
+    def down(self) -> None:
+        self.connection.abort()
+        self.control.down()
+
+    def close(self) -> None:
+        self.control._ticker.cancel()
+        self.connection.abort()
+
+
+@on()
+async def test_an_agent_whose_place_in_the_log_was_cut_off_begins_again(domain: Domain) -> None:
+    stream = f"{new_domain()}.control"
+    one, two = Reader(domain.rabbit, stream, "one"), Reader(domain.rabbit, stream, "two")
+    for reader in (one, two):
+        await reader.up()
+        await reader.control.joined
+    first = two.control.domain.incarnation
+    two.down()
+    sender = await one.connection.attach_sender(Terminus(f"/queues/{stream}"), handler=End())
+    for written in range(0, 200, 10):
+        for _ in range(10):
+            sender.send(Draft(b'{"kind": "Unknown"}' + b" " * 50_000).encode())
+        await until(lambda written=written: one.control.domain.applied > written, "the log has moved on, and is read")  # type: ignore[misc]
+    await two.up()
+    await until(lambda: two.control.restarts == 1, "it sees that something is missing")
+    assert two.book.begun == 1
+    await until(lambda: not two.connection.alive, "it lets go")
+    await two.up()
+    await until(lambda: two.control.domain.may_take(now()), "it is back")
+    assert two.control.domain.incarnation > first
+    await until(lambda: two.control.domain.digest() == one.control.domain.digest(), "both know the same")
+    for reader in (one, two):
+        reader.close()
+
+
+@on("one", "two")
+async def test_a_log_that_was_deleted_is_begun_anew(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    lost = await anna.subscribe()
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    await management.delete_queue(f"{domain.name}.control")
+    end = asyncio.get_running_loop().time() + 45
+    while not all(_broker(agent).control.restarts and _broker(agent).control.domain.may_take(now()) for agent in domain.agents.values()):
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.1)
+    assert await anna.call("renew", {"ids": [lost["id"]]}) == [lost["id"]]
+    _, got = await anna.consume(await anna.subscribe())
+    assert await anna.tell(phone(2)) is None
+    await until(lambda: numbers(got) == [2], "the event")
+    management.connection.abort()
+
+
+@on("one", "two")
+async def test_a_queue_that_the_broker_lost_stops_nobody_else(domain: Domain) -> None:
+    """RabbitMQ 4.0 ends the session of all outlets for one that has no queue."""
+    anna = await domain.guest("anna")
+    several = [await anna.subscribe() for _ in range(10)]
+    ends = [(await anna.consume(one))[1] for one in several]
+    assert await anna.tell(phone(1)) is None
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    for gone in several[:5]:
+        await management.delete_queue(gone["queue"])
+    await anna.publish(*(phone(number) for number in range(2, 300)))
+    await until(lambda: all(len(end.received) >= 299 for end in ends[5:]), "the others get all")
+    for end in ends[5:]:  # what was under way then may come twice, the first time in its order
+        assert list(dict.fromkeys(numbers(end))) == list(range(1, 300))
+    management.connection.abort()
+
+
+@on("one")
+async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    kept = await anna.subscribe(durable="kept", max_bytes=60_000, overflow="refuse")
+    await anna.publish(*(phone(number) for number in range(600)))
+    _, end = await anna.consume(kept)
+    await until(lambda: len(end.received) >= 600, "all of them")
+    assert sorted(set(numbers(end))) == list(range(600))
+
+
+@on("one")
+async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    hers = await anna.subscribe()
+    with pytest.raises(AmqpError, match="unauthorized-access"):
+        await bert.consume(hers)
+    with pytest.raises(AmqpError, match="unauthorized-access"):
+        await bert.connection.attach_receiver(Terminus(f"/queues/{domain.name}.ingress.0"), handler=End(), alone=True)
+    with pytest.raises(AmqpError, match="unauthorized-access"):
+        await bert.connection.attach_sender(Terminus(f"/queues/{hers['queue']}"), handler=End(), alone=True)
