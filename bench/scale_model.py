@@ -44,8 +44,8 @@ _DURABLE: Final = "bench/domain.py --costs --kinds durable --agents 1"
 # Microseconds of CPU and bytes, with RabbitMQ 4.0.5, CPython 3.11 and events of 232 bytes. What depends on the number of subscriptions that
 # match is the line through what 1 and 5 of them cost.
 COSTS: Final = {
-    "agent event": Cost(84.0, "us", "an agent takes, validates, matches, settles an event", _DOMAIN),
-    "agent delivery": Cost(11.5, "us", "an agent sends an event to one queue and hears that it is stored", _DOMAIN),
+    "agent event": Cost(82.0, "us", "an agent takes, validates, matches, settles an event", _DOMAIN),
+    "agent delivery": Cost(10.0, "us", "an agent sends an event to one queue and hears that it is stored", _DOMAIN),
     "broker event": Cost(60.0, "us", "the broker takes an event into a quorum ingress queue and gives it to an agent", _DOMAIN),
     "broker live": Cost(58.0, "us", "the broker takes an event for a live subscription (classic queue) and delivers it", _DOMAIN),
     "broker durable": Cost(54.0, "us", "the same for a durable one (quorum queue, one replica)", _DOMAIN),
