@@ -19,6 +19,7 @@ from clacks.cli.main import clacks
 from clacks.cli.output import shown_size
 from clacks.cli.sendevent import send_event
 from clacks.common.components.client import BusClient, Delivery, Keep, Subscription
+from clacks.common.components.terms import Wanted
 from conftest import DEADLINE, RunningAgent, wait_for
 from support import until
 
@@ -74,7 +75,7 @@ def settle_all(agent: RunningAgent, name: str, outcome: Outcome, count: int) -> 
                 delivery.settle(outcome)
                 seen.append(delivery)
 
-            subscription = Subscription(bus, None, "PhoneStatus", deliver, Keep(durable=name))
+            subscription = Subscription(bus.route, Wanted(event="PhoneStatus", keep=Keep(durable=name)), deliver)
             await subscription.attach()
             await until(lambda: len(seen) == count, "they have come")
             subscription.close()
