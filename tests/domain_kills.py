@@ -37,7 +37,7 @@ PUBLISHERS: Final = 3
 RATE: Final = 100.0  # events a second of each publisher: load enough that something is always under way, on two shared processors
 UNDER_WAY: Final = 100  # of each publisher, unconfirmed
 SPAN: Final = 10_000_000  # the numbers of one publisher
-HANG: Final = 9.0  # seconds that an agent hangs: longer than its lease
+HANG: Final = 9.0  # seconds that an agent hangs if not told otherwise: longer than its lease
 RECOVERY: Final = 90.0  # seconds after which a bus that delivers nothing counts as dead
 QUIET: Final = 1.5  # seconds of undisturbed delivery between two kills
 RULES: Final = '[[rules]]\nusers = ["*"]\npublish = ["*"]\nsubscribe = ["*"]\ndurable = ["*"]\ncall = [{ target = "*", method = "*" }]\n'
@@ -159,9 +159,9 @@ def _close(guest: Guest) -> None:
 class Machine:
     """One domain under load, and those who disturb it."""
 
-    def __init__(self, rabbit: RabbitMQ, folder: Path, seed: int) -> None:
+    def __init__(self, rabbit: RabbitMQ, folder: Path, seed: int, hanging: float) -> None:
         self.rabbit, self.folder, self.domain = rabbit, folder, new_domain()
-        self.random = random.Random(seed)
+        self.random, self.hanging = random.Random(seed), hanging
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         url = rabbit.url()
         self.publishers = [Publisher(number, url, self.domain) for number in range(PUBLISHERS)]
@@ -207,7 +207,7 @@ class Machine:
     async def hang(self) -> None:
         agent = self.agents[self.random.choice(NODES)]
         agent.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(HANG)
+        await asyncio.sleep(self.hanging)
         agent.send_signal(signal.SIGCONT)
 
     # --- the run ---
@@ -279,10 +279,12 @@ def _longest(times: list[float], begin: float) -> float:
 KINDS: Final = ("agent", "broker", "client", "hang")
 
 
-def play(folder: Path, kinds: tuple[str, ...], kills: int, seed: int, settings: dict[str, Any] | None = None) -> Machine:
+def play(
+    folder: Path, kinds: tuple[str, ...], kills: int, seed: int, hanging: float = HANG, settings: dict[str, Any] | None = None
+) -> Machine:
     """Run it; its `faults` are the promises that were broken."""
     with RabbitMQ(settings=settings) as rabbit:
-        machine = Machine(rabbit, folder, seed)
+        machine = Machine(rabbit, folder, seed, hanging)
         try:
             asyncio.run(machine.run(kinds, kills))
         except TimeoutError as error:
@@ -298,10 +300,11 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--heartbeat", type=int, help="RabbitMQ's setting of that name, in seconds")
+    parser.add_argument("--hanging", type=float, default=HANG, help="seconds that an agent hangs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = {} if options.heartbeat is None else {"heartbeat": options.heartbeat}
-        machine = play(Path(folder), tuple(options.kinds), options.kills, options.seed, settings)
+        machine = play(Path(folder), tuple(options.kinds), options.kills, options.seed, options.hanging, settings)
     print(*machine.report(), *machine.faults, sep="\n")
     return bool(machine.faults)
 

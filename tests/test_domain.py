@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -759,7 +760,8 @@ async def test_an_agent_whose_place_in_the_log_was_cut_off_begins_again(domain: 
         for _ in range(10):
             sender.send(Draft(b'{"kind": "Unknown"}' + b" " * 50_000).encode())
         await until(lambda written=written: one.control.domain.applied > written, "the log has moved on, and is read")  # type: ignore[misc]
-    await two.up()
+    with contextlib.suppress(AmqpError):  # it may let go before all is attached
+        await two.up()
     await until(lambda: two.control.restarts == 1, "it sees that something is missing")
     assert two.book.begun == 1
     await until(lambda: not two.connection.alive, "it lets go")

@@ -63,6 +63,7 @@ log = logging.getLogger("clacks.broker")
 DELETING: Final = 120.0
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
 REJECTED_BYTES: Final = 64 * 2**20
+_DURABLE: Final = header(None, durable=True)
 ANSWERS: Final = 100  # under way to an agent
 AGAIN: Final = 1.0  # seconds after which what the broker's absence prevented is tried again
 
@@ -229,7 +230,7 @@ class ExternalBroker:
             done(None)
             return
         encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
-        encoded = header(ttl, durable=True) + encoded
+        encoded = (_DURABLE if ttl is None else header(ttl, durable=True)) + encoded
         left = len(routed.matched) + len(routed.undecided)
         lost = False
 

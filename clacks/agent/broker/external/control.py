@@ -120,13 +120,13 @@ class Control:
         start: Any = "first" if self._offset < 0 else self._offset
         queue = broker.queue(self._stream)
         source = Terminus(queue.address, filter={_OFFSET: Described(Symbol(_OFFSET), start)})
+        self._found = False
         self._receiver = await connection.attach_receiver(source, settled=True, handler=self)
         sender = await connection.attach_sender(queue, handler=self)
         for number, encoded in self._unconfirmed.items():
             sender.send(encoded, number)
         self._sender = sender
         self._confirmed_at = self._read_at = now()
-        self._found = False
         self._receiver.window = WINDOW
 
     def down(self) -> None:
