@@ -89,15 +89,17 @@ class Message:
     """An encoded message and where its sections lie. Raises CodecError if `encoded` is not a message.
 
     `sections` has the place (start of the value, end) of every section that is no body, by its code. What is read is decoded at each
-    reading.
+    reading, but for properties and annotations, which a broker's message is asked for twice.
     """
 
-    __slots__ = ("_bodies", "bare_start", "encoded", "sections")
+    __slots__ = ("_annotations", "_bodies", "_properties", "bare_start", "encoded", "sections")
 
     def __init__(self, encoded: bytes) -> None:
         self.encoded = encoded
         self.sections: dict[int, tuple[int, int]] = {}
         self._bodies: list[tuple[int, int, int]] = []  # (section, start of its value, end)
+        self._annotations: Mapping[str, Any] | None = None
+        self._properties: Properties | None = None
         bare_start = -1
         pos, size, count = 0, len(encoded), 0
         while pos < size:
@@ -141,7 +143,9 @@ class Message:
 
     @property
     def properties(self) -> Properties:
-        return Properties(**_named(_PROPERTY_FIELDS, self._read(PROPERTIES, list)))
+        if self._properties is None:
+            self._properties = Properties(**_named(_PROPERTY_FIELDS, self._read(PROPERTIES, list)))
+        return self._properties
 
     @property
     def application_properties(self) -> Mapping[str, Any]:
@@ -150,7 +154,9 @@ class Message:
     @property
     def annotations(self) -> Mapping[str, Any]:
         """The message annotations (3.2.3)."""
-        return self._read(MESSAGE_ANNOTATIONS, dict) or _NO_MAP
+        if self._annotations is None:
+            self._annotations = self._read(MESSAGE_ANNOTATIONS, dict) or _NO_MAP
+        return self._annotations
 
     @property
     def body(self) -> Any:

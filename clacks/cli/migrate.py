@@ -291,10 +291,10 @@ class Mover:
         await self._management.declare_queue(queue, durable=False, auto_delete=True)
         answer = _Answer()
         try:
-            receiver = await self._asking.attach_receiver(self._broker.queue(queue), handler=answer, alone=True)
-            receiver.window = 1
-            sender = await self._asking.attach_sender(self._broker.exchange(domain, command_key(CORE)), handler=answer, alone=True)
             async with asyncio.timeout(ANSWER_SECONDS):
+                receiver = await self._asking.attach_receiver(self._broker.queue(queue), handler=answer, alone=True)
+                receiver.window = 1
+                sender = await self._asking.attach_sender(self._broker.exchange(domain, command_key(CORE)), handler=answer, alone=True)
                 await answer.credited.wait()
                 request = json.dumps({"method": method, "params": params, "id": token})
                 sender.send(Draft(request, Properties(message_id=token, user_id=user.encode(), reply_to=queue)).encode())
