@@ -23,7 +23,7 @@ from clacks.common.components.client import dial
 from clacks.common.components.command import Command, CommandType
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from domains import Domain, Failed, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
+from domains import Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
 from support import End, until
 
 DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
@@ -827,3 +827,120 @@ async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> Non
         await bert.connection.attach_receiver(Terminus(f"/queues/{domain.name}.ingress.0"), handler=End(), alone=True)
     with pytest.raises(AmqpError, match="unauthorized-access"):
         await bert.connection.attach_sender(Terminus(f"/queues/{hers['queue']}"), handler=End(), alone=True)
+
+
+# --- many of them ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(150)
+def test_subscriptions_come_and_go_while_agents_do(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """A quarter is dropped, a quarter orphaned, the rest renewed: in the end every agent has the same, and the broker no other queues."""
+    count = 1000
+
+    @on("one", "two", **{"broker.lease": 4.0})
+    async def scene(domain: Domain) -> None:
+        guests = [await domain.guest(user) for user in ("anna", "bert") for _ in range(5)]
+        kept: dict[str, Guest] = {}
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                for guest in guests:
+                    ids = [one for one, owner in kept.items() if owner is guest]
+                    if ids:
+                        await guest.ask("renew", {"ids": ids})
+
+        async def work(guest: Guest) -> None:
+            for number in range(count // len(guests)):
+                one = await guest.subscribe(
+                    f"//*:CallerId > {number}", **({"durable": f"d{id(guest)}-{number}"} if number % 8 == 7 else {})
+                )
+                if number % 4 == 0:
+                    assert await guest.call("unsubscribe", {"id": one["id"]}) is True
+                elif number % 4 != 1:
+                    kept[one["id"]] = guest
+
+        async def move() -> None:
+            for node in ("three", "four"):
+                await domain.agent(node)
+                await asyncio.sleep(1.0)
+            await domain.stop("three")
+            await domain.agent("five")
+            await domain.stop("two")
+
+        renewing = asyncio.create_task(renew())
+        await asyncio.gather(move(), *(work(guest) for guest in guests))
+        domains = [_broker(agent).control.domain for agent in domain.agents.values()]
+        end = asyncio.get_running_loop().time() + 60
+        while not all({one.id for one in known.subscriptions()} == set(kept) for known in domains):
+            assert asyncio.get_running_loop().time() < end, [len(known.subscriptions()) for known in domains]
+            await asyncio.sleep(0.2)
+        await until(lambda: len({known.digest() for known in domains}) == 1, "all agents know the same")
+        queues = {one.queue for one in domains[0].subscriptions()}
+        await until(lambda: set(queues_of(rabbitmq, domain.name, "sub.")) == queues, "the broker has no other queues")
+        assert all({one.id for one in _broker(agent).subscriptions.all} == set(kept) for agent in domain.agents.values())
+        renewing.cancel()
+
+    scene(rabbitmq, tmp_path)
+
+
+class Counting:
+    """Commands of every type, which note by token who ran them."""
+
+    def __init__(self, node: str, runs: dict[str, list[str]]) -> None:
+        self.node, self.runs = node, runs
+
+    async def _run(self, token: str) -> str:
+        self.runs.setdefault(token, []).append(self.node)
+        await asyncio.sleep(0.02)
+        return self.node
+
+    @Command()
+    async def normal(self, token: str) -> str:
+        """Any one."""
+        return await self._run(token)
+
+    @Command(type=CommandType.FIRSTRESULT)
+    async def first(self, token: str) -> str:
+        """The first one."""
+        return await self._run(token)
+
+    @Command(type=CommandType.CUMULATIVE)
+    async def everybody(self, token: str) -> str:
+        """All."""
+        return await self._run(token)
+
+
+@on()
+async def test_commands_while_an_agent_dies_are_answered_once_or_fail_with_a_reason(domain: Domain) -> None:
+    runs: dict[str, list[str]] = {}
+    for node in ("one", "two", "three"):
+        await domain.agent(node, lambda agent, node=node: agent.commands.register(Counting(node, runs), target="plugin"))  # type: ignore[misc]
+    broker = _broker(domain.agents["one"])
+    await until(lambda: len(broker.elsewhere("plugin", "normal")) == 2, "all are known")
+    anna = await domain.guest("anna")
+    asked: dict[str, tuple[str, str]] = {}
+    for number in range(100):
+        for method in ("normal", "first", "everybody"):
+            token = f"{method}-{number}"
+            asked[await anna.ask(method, [token], "plugin")] = method, token
+        await asyncio.sleep(0.005)
+        if number == 50:
+            domain.crash("two")
+    end = asyncio.get_running_loop().time() + 40
+    while not all(anna.answers[one] for one in asked):
+        assert asyncio.get_running_loop().time() < end, [what for one, what in asked.items() if not anna.answers[one]]
+        await asyncio.sleep(0.1)
+    assert await anna.call("normal", ["last"], "plugin") in ("one", "three")
+    assert all(len(anna.answers[one]) == 1 for one in asked), "each once"
+    for one, (method, token) in asked.items():
+        (answer,) = anna.answers[one]
+        ran = runs.get(token, [])
+        assert len(set(ran)) == len(ran), "no agent ran it twice"
+        if answer["error"] is not None:
+            assert answer["error"]["code"] == "command-interrupted"
+        elif method == "everybody":
+            assert {node for node, part in answer["result"].items() if part["error"] is None} <= set(ran)
+            assert {part["error"]["code"] for part in answer["result"].values() if part["error"]} <= {"command-interrupted"}
+        else:
+            assert ran == [answer["result"]], "and no other one"

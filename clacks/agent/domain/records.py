@@ -58,9 +58,9 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """`limit` is how many subscriptions the user may have (0: any number), as the writer is configured: whatever the others are, all decide
-    alike. `name` is "" unless the subscription is durable; `lease` in seconds, 0 for none. With `replace`, a durable subscription of the
-    same name may have had other filters."""
+    """`limit` is how many subscriptions without a lease the user may have (0: any number), as the writer is configured: whatever the others
+    are, all decide alike. `name` is "" unless the subscription is durable; `lease` in seconds, 0 for none. With `replace`, a durable
+    subscription of the same name may have had other filters."""
 
     by: By
     id: str

@@ -105,7 +105,7 @@ class State:
             return self._again(offset, record, there)
         if record.id in table.by_id:
             return [Refused(record.id, "id-taken", record.by)]
-        if 0 < record.limit <= len(table.of(record.user)):
+        if record.limit and sum(not one.lease for one in table.of(record.user)) >= record.limit:
             return [Refused(record.id, "limit", record.by)]
         made = _subscription(record, record.id, record.queue, offset)
         table.add(made)
