@@ -184,9 +184,18 @@ class Worker:
     async def start(cls) -> Worker | None:
         """A process that is ready for jobs; None if it does not come up, which the log explains."""
         here, there = socket.socketpair()
-        with there:
-            # In a thread, and by subprocess: uvloop's own way holds the loop up for 10 ms where the agent has 300 MB.
-            process = await asyncio.to_thread(_spawn, there)
+        # In a thread, and by subprocess: uvloop's own way holds the loop up for 10 ms where the agent has 300 MB.
+        spawning = asyncio.get_running_loop().run_in_executor(None, _spawn, there)
+        try:
+            process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            here.close()
+            process = await spawning
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            there.close()
         worker = cls(process, *await asyncio.open_connection(sock=here))
         try:
             async with asyncio.timeout(START_SECONDS):
