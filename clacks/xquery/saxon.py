@@ -29,6 +29,9 @@ CLOSED: Final = {
     "http://saxon.sf.net/feature/allow-external-functions": "false",
 }
 
+# An answer that is none must not count as no match; the engine is asked again once.
+ATTEMPTS: Final = 2
+
 _CODE: Final = re.compile(r"\b([A-Z]{4}\d{4})\b")
 
 
@@ -93,6 +96,13 @@ class SaxonFilter:
 
     def matches(self, event: Event, variables: Mapping[str, Any]) -> bool:
         """The effective boolean value of the filter (XPath 3.1 section 2.4.3); raises FilterError."""
+        for _ in range(ATTEMPTS):
+            answer = self._answer(event, variables)
+            if answer in ("true", "false"):
+                return answer == "true"
+        raise FilterError("FOER0000", f"The full engine answered {answer!r} to what is true or false")
+
+    def _answer(self, event: Event, variables: Mapping[str, Any]) -> str:
         made = processor()
         try:
             query = made.new_xquery_processor()
@@ -101,9 +111,9 @@ class SaxonFilter:
             for name, value in variables.items():
                 query.set_parameter(name, _xdm(value))
             result = query.run_query_to_value()
+            return "" if result is None else str(result.item_at(0))
         except Exception as error:  # PySaxonApiError is raised by some releases as another class
             raise _failure(error) from error
-        return result is not None and str(result.item_at(0)) == "true"
 
     def _node(self, event: Event) -> Any:
         node = event.cache.get(SaxonFilter)
