@@ -42,8 +42,8 @@ CLOSE_SECONDS: Final = 5.0
 LINK_LIMIT: Final = 4096
 # Links of our own in one session: RabbitMQ takes 256, and is mute from the next one on.
 LINKS_PER_SESSION: Final = 250
-# Attaches of one peer that are answered in one turn of the loop: one or two milliseconds.
-ATTACHES_PER_TURN: Final = 8
+# Attaches of one peer that are answered in one turn of the loop: half a millisecond.
+ATTACHES_PER_TURN: Final = 2
 # Bytes of one peer's that are worked off in one turn of the loop: some 150 small events, 3 ms. uvloop brings up to 250 KB in one piece,
 # and several pieces in one turn; beside a publisher in full flow others waited for 40 ms.
 TURN_SIZE: Final = 32 * 1024

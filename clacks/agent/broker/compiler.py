@@ -18,10 +18,10 @@ from ...common.errors import ClacksError
 from ...xquery import Filter
 from .terms import compiled
 
-# The share of one processor that one user's attaches may take in the long run, and the seconds that may be used up at once: 20,000 usual
-# filters, 300 refused ones, or one of the longest.
+# The share of one processor that one user's attaches may take in the long run, and the seconds that may be used up at once: 8,000 usual
+# filters, 100 refused ones, or one of the longest.
 SHARE: Final = 0.02
-BURST: Final = 0.25
+BURST: Final = 0.1
 # What a refused attach costs besides the compiling, in seconds: the link, and the line in the log.
 REFUSAL: Final = 0.0005
 # Characters from which on a filter is compiled in a thread: 2 ms.
