@@ -932,9 +932,10 @@ async def test_commands_while_an_agent_dies_are_answered_once_or_fail_with_a_rea
         assert asyncio.get_running_loop().time() < end, [what for one, what in asked.items() if not anna.answers[one]]
         await asyncio.sleep(0.1)
     assert await anna.call("normal", ["last"], "plugin") in ("one", "three")
-    assert all(len(anna.answers[one]) == 1 for one in asked), "each once"
     for one, (method, token) in asked.items():
-        (answer,) = anna.answers[one]
+        answer, *more = anna.answers[one]
+        # Whoever dies between an answer and its settlement has answered; a caller takes the first, and nothing is run a second time.
+        assert all(other["error"] is not None and other["error"]["code"] == "command-interrupted" for other in more)
         ran = runs.get(token, [])
         assert len(set(ran)) == len(ran), "no agent ran it twice"
         if answer["error"] is not None:

@@ -91,6 +91,10 @@ def _first(text: str, mark: str, literals: list[str]) -> tuple[Compiled, tuple[A
     module = parse(text)
     skeleton = _Skeleton(len(literals), _free(module, literals))
     found = _add((skeleton, tuple(literals[slot] for slot in skeleton.fixed)), text, module)
+    if found.engine is not None and skeleton.free:  # an engine of others has the text, with the literals in it
+        _templates.popitem()
+        skeleton = _Skeleton(len(literals), None)
+        found = _add((skeleton, tuple(literals)), text, module)
     _skeletons[mark] = skeleton
     if len(_skeletons) > MAX_SKELETONS:
         _skeletons.popitem(last=False)
