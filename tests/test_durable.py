@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clacks.agent.access import ADMINISTRATORS, Rule
+from clacks.agent.access import ADMINISTRATORS, Access, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.broker.subscription import BURST
 from clacks.agent.config import load
@@ -596,3 +596,17 @@ async def test_an_event_in_hand_when_something_fails_is_given_back(stage: Scene)
                         seen.append(event.name)
                         raise LookupError
     assert seen == ["PhoneStatus", "PhoneStatus"]
+
+
+@scene()
+async def test_a_suspended_one_is_not_taken_up_as_it_is(stage: Scene) -> None:
+    """Its user may see nothing at present: what waits stays, and an attach says why."""
+    await receive(await stage.connect("anna"), "anna-1", End(), credit=0)
+    await stage.publish(1)
+    subscription = next(iter(stage.agent.broker.subscriptions.durable.values()))
+    stage.agent.bus.access = Access((), stage.agent.users.members(stage.agent.users.users))
+    stage.agent.broker.permissions_changed()
+    with pytest.raises(AmqpError) as caught:
+        await (await stage.connect("anna")).attach_receiver(None, name="anna-1")  # type: ignore[arg-type]
+    assert caught.value.condition.info["code"] == "filter-suspended"
+    assert (subscription.waiting, subscription.dropped) == (1, 0)

@@ -250,13 +250,15 @@ class Subscriptions:
 
     def _replace(self, link: Sender, subscription: Subscription, terms: Terms, filters: Sequence[Filter], answer: Terminus) -> None:
         before, subscription.terms = subscription.terms, terms
-        if not (isinstance(subscription, DurableSubscription) and subscription.suspension):
+        in_force = not (isinstance(subscription, DurableSubscription) and subscription.suspension)
+        if in_force:
             self._bus.unsubscribe(subscription)
         try:
             self._subscribe(subscription, filters, origin_of(link.connection))
         except ClacksError:
             subscription.terms = before
-            self._subscribe(subscription, [compiled(text) for text in before.filters], origin_of(link.connection))
+            if in_force:
+                self._subscribe(subscription, [compiled(text) for text in before.filters], origin_of(link.connection))
             raise
         self.blocking += (terms.overflow == "block-publisher") - (before.overflow == "block-publisher")
         if not isinstance(subscription, DurableSubscription):
@@ -278,6 +280,8 @@ class Subscriptions:
         found = self._named.get((user, container, name)) or self._named.get((user, "", name.partition("|")[0]))
         if found is None or not found.terms.durable:
             raise ClacksError("subscription-unknown", name=name, hint=f"Events are at {self._config.domain}.")
+        if isinstance(found, DurableSubscription) and found.suspension:
+            raise ClacksError("filter-suspended", reason=found.suspension)
         terms = found.terms
         filters = {f"xquery-{place}": Described(XQUERY_SYMBOL, text) for place, text in enumerate(terms.filters, 1)}
         if not terms.shared:
