@@ -37,8 +37,8 @@ from clacks.amqp import (
 from clacks.amqp import connection as connection_module
 from clacks.amqp import server as server_module
 from clacks.amqp.codec import decode, encode
-from clacks.amqp.connection import certificate_names
 from clacks.amqp.gate import DELAY_MOST, Entrant, Refused, origin
+from clacks.amqp.peer import certificate_names
 from clacks.amqp.sasl import MAX_SASL_FRAME, SASL_HEADER
 from clacks.common.components.client import BusClient, dial
 from clacks.common.components.url import parse_url

@@ -19,7 +19,7 @@ import pytest
 from clacks.agent.access import EVERYTHING, Access
 from clacks.agent.bus import Bus, Incoming, Refused
 from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Message, Outcome, Rejected, Terminus, connect
-from clacks.amqp.connection import TURN_SIZE
+from clacks.amqp.turns import TURN_SIZE
 from clacks.common.errors import ClacksError
 from clacks.common.schema import SchemaRegistry
 from conftest import AgentProcess, RunningAgent, wait_for

@@ -37,7 +37,7 @@ SECRET_SIZE: Final = 32  # bytes; as many as SHA-256 has
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FORM: Final = re.compile(r"SCRAM-SHA-256\$([1-9][0-9]{0,8}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
-# CN of the subject, or a subject alternative name, as `amqp.connection.certificate_names` writes them.
+# CN of the subject, or a subject alternative name, as `amqp.peer.certificate_names` writes them.
 _CERTIFICATE: Final = re.compile(r"(CN=|DNS:|email:|URI:).+")
 _CERTIFICATE_HINT: Final = "It looks like CN=anna, DNS:host.example.net, email:anna@example.net or URI:spiffe://example.net/anna."
 

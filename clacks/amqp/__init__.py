@@ -6,11 +6,13 @@ package: a delivery is named by its link and a number that is checked, so a late
 
 from .client import connect
 from .codec import CodecError, Described, Int, Symbol, SymbolArray, Timestamp, UInt, ULong
-from .connection import Connection, ConnectionHandler, Options, is_loopback
+from .connection import Connection, ConnectionHandler
 from .gate import Gate, GateLimits
 from .link import Link, LinkHandler, Receiver, Sender
 from .message import Draft, Header, Message, Properties, annotate
+from .options import Options
 from .outcome import ACCEPTED, RELEASED, AmqpError, Condition, LinkGone, Modified, Outcome, Rejected
+from .peer import is_loopback
 from .sasl import Authenticator, Credentials, SaslFailure, ScramVerifier, make_verifier
 from .server import Listener, serve
 from .terminus import Terminus

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from .connection import Connection, ConnectionHandler, Options
+from .connection import Connection, ConnectionHandler
 from .link import Receiver, Sender
+from .options import Options
 from .outcome import AmqpError, Condition
 from .sasl import ClientHandshake, Credentials
 

@@ -1,18 +1,13 @@
 """One AMQP 1.0 connection on asyncio: SASL first, then bytes into proton's engine, events out of it, bytes to the socket.
 
-It owns its sessions and links and frees what it made. It does not know what an address or a message means: the handler of the
+It owns its links and frees what it made. It does not know what an address or a message means: the handler of the
 connection answers attaches, the handler of a link takes its deliveries. Everything runs on the loop's thread; nothing here blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import ssl
-import uuid
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
 from .engine import (
@@ -31,52 +26,26 @@ from .engine import (
     write_symbols,
 )  # fmt: skip
 from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, open_link
+from .options import Options
 from .outcome import AmqpError, Condition
+from .peer import certificate_names, is_loopback, reason_of_loss
 from .sasl import Handshake, SaslFailure
+from .sessions import Sessions
 from .terminus import Terminus
+from .turns import Attaches, Reading
 
-# How long a peer may take for what is due at once (SASL, the answer to close), in seconds: generous to a slow link, short for an attacker.
-HANDSHAKE_SECONDS: Final = 10.0
+# How long a peer may take to answer a close, in seconds: what is under way to it goes first.
 CLOSE_SECONDS: Final = 5.0
 # Links one connection may have. A consumer has a few; a gateway of another project has been seen with hundreds.
 LINK_LIMIT: Final = 4096
-# Links of our own in one session: RabbitMQ takes 256, and is mute from the next one on.
-LINKS_PER_SESSION: Final = 250
-# Attaches of one peer that are answered in one turn of the loop: half a millisecond.
-ATTACHES_PER_TURN: Final = 2
-# Bytes of one peer's that are worked off in one turn of the loop: some 150 small events, 3 ms. uvloop brings up to 250 KB in one piece,
-# and several pieces in one turn; beside a publisher in full flow others waited for 40 ms.
-TURN_SIZE: Final = 32 * 1024
-
 # The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
 NOT_ESTABLISHED: Final = "amqp:connection-establishment-failed"
 
 _push, _capacity, _peek_event, _pop_event = lib.pn_transport_push, lib.pn_transport_capacity, lib.pn_collector_peek, lib.pn_collector_pop
 _event_type, _event_delivery, _event_link = lib.pn_event_type, lib.pn_event_delivery, lib.pn_event_link
 _delivery_link, _pending, _peek, _pop = lib.pn_delivery_link, lib.pn_transport_pending, lib.pn_transport_peek, lib.pn_transport_pop
-_outgoing_bytes, _unpack = lib.pn_session_outgoing_bytes, ffi.unpack
+_unpack = ffi.unpack
 _DELIVERY, _FLOW = lib.PN_DELIVERY, lib.PN_LINK_FLOW
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a connection announces and permits. Sizes in bytes, times in seconds.
-
-    Frames of 32 KiB at the most: bigger ones help only big messages. The session's capacity bounds what a peer can make the engine keep
-    (2.5.6), at 8 MiB it lets 256 frames be under way. An idle time-out of 60 s finds a dead peer within a minute and costs an idle one two
-    empty frames in that time (2.4.5).
-    """
-
-    container_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    hostname: str | None = None
-    max_frame: int = 32 * 1024
-    session_capacity: int = 8 * 1024 * 1024
-    max_message_size: int = 1024 * 1024
-    channel_max: int = 255
-    idle_timeout: float = 60.0
-    handshake_timeout: float = HANDSHAKE_SECONDS
-    capabilities: tuple[str, ...] = ()
-    properties: dict[str, Any] = field(default_factory=dict)
 
 
 class ConnectionHandler(Protocol):
@@ -130,14 +99,13 @@ class Connection(asyncio.Protocol):
         self._engine: Engine | None = None
         self._transport: asyncio.Transport | None = None
         self._links: dict[Any, Sender | Receiver] = {}
-        self._sessions: set[Any] = set()
-        self._own_sessions: dict[Any, int] = {}  # with their links; one that is for a single link counts as full before it
-        self._attaching: deque[Sender | Receiver] = deque()
+        self._sessions = Sessions(options.session_capacity)
+        self._reading: Reading | None = None
+        self._attaches: Attaches | None = None
         self._names = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._closing = False
-        self._unread = bytearray()
         self._farewell = False
         self._condition: Condition | None = None
         self._told = False
@@ -210,41 +178,14 @@ class Connection(asyncio.Protocol):
         self, source: Terminus, target: Terminus, *, receives: bool, settled: bool, properties: dict[str, Any] | None, name: str | None,
         alone: bool = False,
     ) -> Sender | Receiver:  # fmt: skip
-        self._living()
-        session = self._own_session(alone=alone)
+        session = self._sessions.place(self._living().connection, alone=alone)
         self._names += 1
         link = open_link(
             self, session, name or f"{self.options.container_id}-{self._names}", source, target,
             receives=receives, settled=settled, properties=properties,
         )  # fmt: skip
         self._links[link._pointer] = link
-        self._own_sessions[session] += 1
         return link
-
-    def _own_session(self, *, alone: bool) -> Any:
-        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links."""
-        if not alone:
-            for session, links in self._own_sessions.items():
-                if links < LINKS_PER_SESSION:
-                    return session
-        session = lib.pn_session(self._living().connection)
-        lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
-        lib.pn_session_open(session)
-        self._sessions.add(session)
-        self._own_sessions[session] = LINKS_PER_SESSION if alone else 0
-        return session
-
-    def _leave_session(self, session: Any) -> None:
-        """A link of ours is gone. A session that had but one link ends with it."""
-        links = self._own_sessions.get(session)
-        if links is None:
-            return
-        if links > LINKS_PER_SESSION:
-            del self._own_sessions[session]
-            lib.pn_session_close(session)
-            self.touch()
-        else:
-            self._own_sessions[session] = links - 1
 
     async def _attached(self, link: Sender | Receiver) -> None:
         assert link.attached is not None
@@ -284,6 +225,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._reading = Reading(self.loop, self._transport, self._receive)
+        self._attaches = Attaches(self.loop, self._answer_attach)
         self.peer = transport.get_extra_info("peername")
         self.secure = transport.get_extra_info("ssl_object") is not None
         if self._server:
@@ -295,25 +238,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._handshake is not None:
             self._handshake.receive(data)
-        elif len(data) <= TURN_SIZE and not self._unread:
-            self._receive(data)
-        else:
-            if not self._unread and self._transport is not None and not self._transport.is_closing():
-                self._transport.pause_reading()
-                self.loop.call_soon(self._go_on)
-            self._unread += data
-
-    def _go_on(self) -> None:
-        """Take a part of what is unread; the rest when every other connection has had its turn."""
-        if self._engine is None:
-            return
-        part = bytes(self._unread[:TURN_SIZE])
-        del self._unread[:TURN_SIZE]
-        self._receive(part)
-        if self._unread:
-            self.loop.call_soon(self._go_on)
-        elif self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        elif self._reading is not None:
+            self._reading.add(data)
 
     def eof_received(self) -> bool:
         return False  # half-closed connections make no sense in AMQP: let asyncio close the other half
@@ -335,18 +261,19 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         condition = self._condition
         if condition is None and not self._closing:
-            condition = Condition("amqp:connection:forced", _reason(error))
+            condition = Condition("amqp:connection:forced", reason_of_loss(error))
         for link in list(self._links.values()):
             link.on_remote_end(condition, closed=False)
             link.release()
         self._links.clear()
         self._sessions.clear()
-        self._own_sessions.clear()
         self.blocked.clear()
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.free()
-        self._transport = None
+        if self._reading is not None:
+            self._reading.stop()
+        self._transport = self._reading = self._attaches = None  # they know the connection too, and would wait for the collector
         if not self.ready.done():
             self.ready.set_exception(AmqpError(condition or Condition("amqp:connection:forced", "closed")))
         if not self.lost.done():
@@ -472,12 +399,7 @@ class Connection(asyncio.Protocol):
         lib.pn_connection_close(pointer)
 
     def _session_remote_open(self, event: Any) -> None:
-        session = lib.pn_event_session(event)
-        if session in self._own_sessions:
-            return
-        lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
-        lib.pn_session_open(session)
-        self._sessions.add(session)
+        self._sessions.opened(lib.pn_event_session(event))
 
     def _session_remote_close(self, event: Any) -> None:
         session = lib.pn_event_session(event)
@@ -486,16 +408,13 @@ class Connection(asyncio.Protocol):
         for pointer, link in list(self._links.items()):
             if lib.pn_link_session(pointer) == session:
                 del self._links[pointer]
-                attached = link.attached is not None and link.attached.done() and self._own_sessions.get(session, 0) <= LINKS_PER_SESSION
+                attached = link.attached is not None and link.attached.done() and self._sessions.shared(session)
                 link.on_remote_end(others if attached else condition, closed=False)
                 link.release()
-        self._own_sessions.pop(session, None)
-        self._sessions.discard(session)
-        lib.pn_session_close(session)
-        lib.pn_session_free(session)
+        self._sessions.end(session)
 
     def _link_remote_open(self, event: Any) -> None:
-        if not self._told:
+        if not self._told or self._attaches is None:
             return  # it was not admitted, and did not wait to hear of it
         pointer = _event_link(event)
         link = self._links.get(pointer)
@@ -509,24 +428,15 @@ class Connection(asyncio.Protocol):
                 Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
             )
             return
-        self._attaching.append(link)
-        if len(self._attaching) == 1:
-            self.loop.call_soon(self._answer_attaches)
+        self._attaches.add(link)
 
-    def _answer_attaches(self) -> None:
-        """A few in one turn: what comes in one read may be hundreds, and each takes the handler some 0.2 ms."""
-        for _ in range(min(ATTACHES_PER_TURN, len(self._attaching))):
-            link = self._attaching.popleft()
-            if not link.alive:
-                continue
-            try:
-                self.handler.attach(link)
-            except AmqpError as error:
-                link.refuse(error.condition)
-            except ValueError as error:  # CodecError: a terminus that cannot be read
-                link.refuse(Condition("amqp:decode-error", str(error)))
-        if self._attaching:
-            self.loop.call_soon(self._answer_attaches)
+    def _answer_attach(self, link: Sender | Receiver) -> None:
+        try:
+            self.handler.attach(link)
+        except AmqpError as error:
+            link.refuse(error.condition)
+        except ValueError as error:  # CodecError: a terminus that cannot be read
+            link.refuse(Condition("amqp:decode-error", str(error)))
 
     def _link_remote_close(self, event: Any) -> None:
         self._link_remote_end(event, closed=True)
@@ -547,7 +457,8 @@ class Connection(asyncio.Protocol):
                 lib.pn_link_detach(pointer)
         session = lib.pn_link_session(pointer)
         link.release()
-        self._leave_session(session)
+        if self._sessions.leave(session):
+            self.touch()
 
     def _transport_error(self, event: Any) -> None:
         engine = self._living()
@@ -577,7 +488,7 @@ class Connection(asyncio.Protocol):
             _pop(transport, size)
             pending = _pending(transport)
         self._dispatch(engine)
-        waiting = sum(map(_outgoing_bytes, self._sessions))  # for the peer's session window (2.5.6), or for the socket
+        waiting = self._sessions.waiting()
         self.room = 0 if self.paused else OUTPUT_LIMIT - waiting
         if self._farewell and not waiting:
             self._farewell = False
@@ -622,33 +533,6 @@ _REACTIONS: Final[dict[int, Callable[[Connection, Any], None]]] = {
     lib.PN_LINK_REMOTE_DETACH: Connection._link_remote_detach,
     lib.PN_TRANSPORT_ERROR: Connection._transport_error,
 }
-
-
-def certificate_names(certificate: dict[str, Any]) -> tuple[str, ...]:
-    """The names in a verified certificate (as `ssl.SSLSocket.getpeercert` gives it) in the form of OpenSSL: CN=anna, DNS:host.example.net,
-    email:anna@example.net, URI:spiffe://example.net/anna. Each kind has a prefix of its own, so no name of one can pass for another's."""
-    common = [f"CN={value}" for rdn in certificate.get("subject", ()) for key, value in rdn if key == "commonName"]
-    kinds = ("DNS", "email", "URI")
-    return (*common, *(f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ()) if kind in kinds))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an IP address, or the name localhost, stands for this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _reason(error: Exception | None) -> str:
-    if error is None:
-        return "the peer closed the socket"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
-    return str(error) or type(error).__name__
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

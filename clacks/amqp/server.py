@@ -14,9 +14,11 @@ import socket
 import ssl
 from typing import Any
 
-from .connection import Connection, ConnectionHandler, Options, is_loopback
+from .connection import Connection, ConnectionHandler
 from .gate import Entrant, Gate, GateLimits, Refused, origin
+from .options import Options
 from .outcome import Condition
+from .peer import is_loopback
 from .sasl import Authenticator, ServerHandshake, refusal
 
 log = logging.getLogger("clacks.amqp")
