@@ -292,13 +292,14 @@ def test_accepted_leaves_after_the_fsync(disk: Disk, tmp_path: Path) -> None:
             connection = await running.connect()
             link = await connection.attach_sender(Terminus(DOMAIN))
             link.handler = end = Steady(200)
-            end.go(link, 10)
+            end.go(link, under_way := 10)
             await until(lambda: len(end.accepted) >= 100, "100 are accepted")
             await running.process.kill()
             await connection.wait_closed()
         records = disk.records()
         told = list(accepted_in([one for one in records if one.kind == SEND]))
-        assert len(told) >= len(end.accepted) >= 100
+        # A call is logged when it has ended: of the last one the log may know nothing, if the kill came in between.
+        assert len(told) + under_way >= len(end.accepted) >= 100
         files = [one for one in records if one.kind != SEND]
         assert all(one.end <= after.begin for one, after in pairwise(files)), "a fsync begins when what it is for has been written"
         moments = sorted({moment for moment, _ in told})
