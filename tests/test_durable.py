@@ -193,7 +193,7 @@ async def test_another_container_or_user_has_its_own(stage: Scene) -> None:
     await receive(await stage.connect("anna"), "anna-1", anna)
     await stage.publish(1)
     await until(lambda: all(len(end.received) == 1 for end in (mine, other, anna)), "each has it")
-    assert len(stage.agent.broker.subscriptions.durable) == 3
+    assert len(stage.agent.broker.subscriptions.kept.all) == 3
 
 
 @scene()
@@ -201,7 +201,7 @@ async def test_closing_removes_and_detaching_does_not(stage: Scene) -> None:
     connection = await stage.connect()
     (await receive(connection, "a", End())).close(closed=False)
     (await receive(connection, "b", End())).close(closed=True)
-    durable = stage.agent.broker.subscriptions.durable
+    durable = stage.agent.broker.subscriptions.kept.all
     await until(lambda: [one.terms.name for one in durable.values()] == ["a"], "only b is gone")
     assert stage.agent.bus.subscriptions == 1
 
@@ -243,7 +243,7 @@ async def test_it_expires_after_its_timeout(stage: Scene) -> None:
     assert link.remote_source is not None
     assert link.remote_source.timeout == 1
     link.close(closed=False)
-    await until(lambda: not stage.agent.broker.subscriptions.durable, "it is gone")
+    await until(lambda: not stage.agent.broker.subscriptions.kept.all, "it is gone")
     assert stage.agent.bus.subscriptions == 0
 
 
@@ -370,7 +370,7 @@ async def test_declared_loss_is_counted_and_told(stage: Scene) -> None:
     link = await receive(await stage.connect(), "lossy", end, credit=0, **{"clacks:max-bytes": size})
     assert link.remote_properties == {"clacks:overflow": "drop-oldest", "clacks:max-bytes": size}
     assert await stage.publish(*range(10)) == [ACCEPTED] * 10
-    subscription = next(iter(stage.agent.broker.subscriptions.durable.values()))
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
     assert subscription.kept_bytes <= size
     assert subscription.dropped == 10 - subscription.waiting > 0
     link.window = 100
@@ -432,7 +432,7 @@ async def test_only_who_may_keeps_one(stage: Scene) -> None:
         await receive(await stage.connect("anna"), "billing", End())
     assert caught.value.condition.info["code"] == "not-permitted"
     assert "--durable billing" in str(caught.value)
-    assert not stage.agent.broker.subscriptions.durable
+    assert not stage.agent.broker.subscriptions.kept.all
     assert not stage.agent.bus.subscriptions
 
 
@@ -461,7 +461,7 @@ async def test_the_library(stage: Scene) -> None:
         assert [one.tree.PhoneStatus.CallerId for one in got] == [4, 5]
         assert [one.attempts for one in got] == [0, 0]
         stream.close(delete=True)
-        await until(lambda: not stage.agent.broker.subscriptions.durable, "it is deleted")
+        await until(lambda: not stage.agent.broker.subscriptions.kept.all, "it is deleted")
 
 
 @scene()
@@ -483,7 +483,7 @@ async def test_undecided_events_are_kept_too(stage: Scene) -> None:
 async def test_large_backlogs_are_on_the_disk_and_not_in_memory(stage: Scene) -> None:
     end = End()
     link = await receive(await stage.connect(), "behind", end, credit=0)
-    journal = stage.agent.broker.subscriptions.journal()
+    journal = stage.agent.broker.subscriptions.kept.journal()
     await stage.publish(*range(300))
     journal._recent.clear()
     journal._recent_bytes = 0
@@ -498,7 +498,7 @@ async def test_nothing_is_left_in_the_file(stage: Scene) -> None:
     link = await receive(await stage.connect(), "billing", End())
     await stage.publish(*range(50))
     link.close(closed=True)
-    await until(lambda: not stage.agent.broker.subscriptions.durable, "it is removed")
+    await until(lambda: not stage.agent.broker.subscriptions.kept.all, "it is removed")
     await stage.stop()
     db = sqlite3.connect(stage.folder / "events.db")
     assert db.execute("SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM subscription)").fetchone() == (0, 0)
@@ -603,7 +603,7 @@ async def test_a_suspended_one_is_not_taken_up_as_it_is(stage: Scene) -> None:
     """Its user may see nothing at present: what waits stays, and an attach says why."""
     await receive(await stage.connect("anna"), "anna-1", End(), credit=0)
     await stage.publish(1)
-    subscription = next(iter(stage.agent.broker.subscriptions.durable.values()))
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
     stage.agent.bus.access = Access((), stage.agent.users.members(stage.agent.users.users))
     stage.agent.broker.permissions_changed()
     with pytest.raises(AmqpError) as caught:

@@ -555,7 +555,7 @@ async def test_letters_that_somebody_looked_at_are_replayed_once(stage: Scene) -
     await receive(looking, "dead", reader, source=Terminus(f"{DOMAIN}.dead-letters"))
     await until(lambda: reader.received, "it is looked at")
     looking.abort()
-    dead = stage.agent.broker.subscriptions.dead_letters("admin")
+    dead = stage.agent.broker.subscriptions.kept.dead_letters("admin")
     assert dead is not None
     await until(lambda: not dead.consumers, "the reader has gone")
     letters = len(dead.numbers())
@@ -572,13 +572,13 @@ async def test_what_a_publisher_sends_after_what_is_held_waits_for_it(stage: Sce
     await receive(await stage.connect(), "live", live, source=Terminus(f"{DOMAIN}.event.PhoneStatus"))
     await receive(await stage.connect(), "kept", End(), credit=0)
     subscriptions = stage.agent.broker.subscriptions
-    journal = subscriptions.journal()
+    journal = subscriptions.kept.journal()
     plain = journal.keep
 
     def keep(*arguments: Any) -> None:
         plain(*arguments)
-        for subscription in list(subscriptions.durable.values()):
-            subscriptions.remove(subscription)
+        for subscription in list(subscriptions.kept.all.values()):
+            subscriptions.kept.remove(subscription)
 
     journal.keep = keep  # type: ignore[method-assign]
     assert await stage.publish(1, 2, 3) == [ACCEPTED] * 3

@@ -37,12 +37,12 @@ class Catalogue:
         found = self._durable(user, name, owner)
         if found.consumers and not force:
             raise ClacksError("subscription-in-use", name=name)
-        self._subscriptions.remove(found, ClacksError("subscription-deleted", name=name, user=user))
+        self._subscriptions.kept.remove(found, ClacksError("subscription-deleted", name=name, user=user))
         return True
 
     async def replay(self, user: str, name: str, owner: str | None) -> int:
         target = self._durable(user, name, owner)
-        dead = self._subscriptions.dead_letters(target.user)
+        dead = self._subscriptions.kept.dead_letters(target.user)
         if dead is None:
             return 0
         count = 0
@@ -53,7 +53,7 @@ class Catalogue:
 
     async def _revive(self, number: int, dead: DurableSubscription, target: DurableSubscription) -> bool:
         """Put one dead letter into the queue that it came from, if it is that one's. Raises ClacksError subscription-full, store-failed."""
-        journal = self._subscriptions.journal()
+        journal = self._subscriptions.kept.journal()
         stored = journal.recent(number) or await journal.get(number)
         letter = Encoded(stored[0]) if stored is not None else None
         if stored is None or letter is None or letter.annotations.get(DEAD_NAME) != target.terms.name:
@@ -62,7 +62,7 @@ class Catalogue:
         encoded = annotate(letter.bare, annotations)
         if not target.reserve(len(encoded)):
             raise ClacksError("subscription-full")
-        again = StoredEvent(self._subscriptions.next_number(), stored[2], time.time(), 0.0, (target.id,), (), encoded)
+        again = StoredEvent(self._subscriptions.kept.next_number(), stored[2], time.time(), 0.0, (target.id,), (), encoded)
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def written(error: ClacksError | None) -> None:

@@ -17,14 +17,14 @@ from .conditions import as_condition
 from .envelope import incoming_event
 from .journal import FETCH_BYTES, FETCH_EVENTS, Journal
 from .store import StoredEvent, StoredSubscription
-from .subscription import Host, Message, Subscription
+from .subscription import Host, Message, Subscription, say_suspended
 from .terms import Terms
 
 log = logging.getLogger("clacks.store")
 
 
 class DurableSubscription(Subscription):
-    """Its `id` is its row in the store; `suspension` says why it gets nothing at present, if it does not."""
+    """Its `id` is its row in the store."""
 
     def __init__(
         self, host: Host, user: str, terms: Terms, journal: Journal, number: int, *,
@@ -61,6 +61,11 @@ class DurableSubscription(Subscription):
         self._most_bytes = min(self._quota, self.terms.max_bytes or self._quota)
         self.suspension = ""
         self._strikes = 0
+
+    def suspend(self, error: ClacksError) -> None:
+        """It gets nothing until it has other terms, or its user may have it again."""
+        self.suspension = str(error)
+        say_suspended(self, error)
 
     # --- what comes in ---
 

@@ -20,6 +20,7 @@ from ..command import CommandRegistry
 from ..config import Config
 from ..intake import Done, Intake, Lane
 from .addresses import Address, parse_address
+from .attaching import Attaching
 from .commands import CommandLink
 from .conditions import as_condition, as_outcome, refuse
 from .durable import DurableSubscription
@@ -66,6 +67,7 @@ class EmbeddedBroker:
         self.intake = Intake(bus, self)
         self.connections: set[Connection] = set()
         self.subscriptions = Subscriptions(config, bus)
+        self.attaching = Attaching(self.subscriptions, config, bus)
         self.accepting = True
         self._bus = bus
         self._loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ class EmbeddedBroker:
             if isinstance(link, Receiver):
                 self._attach_publisher(link)
             else:
-                self.subscriptions.attach(link)
+                self.attaching.attach(link)
         except ClacksError as error:
             refuse(link, error)
 
@@ -137,10 +139,10 @@ class EmbeddedBroker:
         if ttl is not None:
             encoded = header(ttl) + encoded
             expires = self._loop.time() + ttl
-        subscriptions = self.subscriptions
-        number, name = subscriptions.next_number(), routed.event.name
+        subscriptions, kept = self.subscriptions, self.subscriptions.kept
+        number, name = kept.next_number(), routed.event.name
         message = (number, encoded, expires, None, name)
-        if not subscriptions.durable and not subscriptions.blocking and not lane.held:
+        if not kept.all and not subscriptions.blocking and not lane.held:
             for subscription in matched:
                 subscription.offer(message)
             if undecided:
@@ -172,7 +174,7 @@ class EmbeddedBroker:
             expires = 0.0 if incoming.ttl is None else now + incoming.ttl
             members, unsure = tuple(one.id for one, _ in durable), tuple(one.id for one in undecided)
             event = StoredEvent(number, name, now, expires, members, unsure, encoded)
-            self.subscriptions.journal().keep(event, lambda error: self._kept(held, error, incoming, lane))
+            self.subscriptions.kept.journal().keep(event, lambda error: self._kept(held, error, incoming, lane))
 
     def _reserve(self, held: Held) -> bool:
         """Room in every durable subscription, or in none."""
@@ -226,6 +228,7 @@ class EmbeddedBroker:
 
     async def close(self) -> None:
         self.intake.close()
+        self.attaching.close()
         await self.subscriptions.close()
 
 

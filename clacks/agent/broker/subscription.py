@@ -2,11 +2,12 @@
 
 What is sent when there is credit, what waits when there is none, what comes back, and what happens when it is too much. An event that a
 filter has not decided about waits in its place like any other. When it is its turn the sandbox is asked, and only this queue waits for
-the answer. Nothing here knows of disks (`durable`) or of who may attach (`subscriptions`).
+the answer. Nothing here knows of disks (`durable`) or of who may attach (`attaching`).
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Container
@@ -19,6 +20,8 @@ from ..bus import Incoming
 from ..sandbox import Answer, Job, Sandbox
 from .envelope import DROPPED, marked, with_header
 from .terms import Terms
+
+log = logging.getLogger("clacks.broker")
 
 # Evaluations in a row that may exceed the sandbox's budget before the filter is suspended: one may be bad luck, three are a habit.
 STRIKES: Final = 3
@@ -48,6 +51,9 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+Identity = tuple[str, str, str]  # user, container, name
+
+
 class Host(Protocol):
     """What a subscription needs from the one who keeps it."""
 
@@ -69,7 +75,10 @@ class Host(Protocol):
 
 
 class Subscription:
-    """The key of its filters in the bus. This one lives in memory, and as long as it has consumers."""
+    """The key of its filters in the bus. This one lives in memory, and as long as it has consumers. `suspension` says why it gets nothing
+    at present, if it does not: only one that outlives its consumers can be suspended."""
+
+    suspension = ""
 
     def __init__(self, host: Host, user: str, terms: Terms, *, events: int, size: int) -> None:
         """At most `events` messages and `size` bytes wait; as many bytes again may be with consumers, unsettled."""
@@ -101,6 +110,11 @@ class Subscription:
         self._pumping = False
         self._job: Job | None = None
         self._strikes = 0
+
+    @property
+    def identity(self) -> Identity:
+        """By this a link finds it again, if it can be found."""
+        return self.user, self.terms.container, self.terms.name
 
     @property
     def counts(self) -> Counts:
@@ -436,3 +450,9 @@ class Consumer:
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         raise AssertionError("a sender receives nothing")
+
+
+def say_suspended(subscription: Subscription, error: ClacksError) -> None:
+    """To whoever reads the log."""
+    what = {"user": subscription.user, "subscription": subscription.terms.name}
+    log.warning("subscription suspended", extra={**what, "reason": str(error)})
