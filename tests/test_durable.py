@@ -299,6 +299,28 @@ async def test_dead_letters(stage: Scene) -> None:
     assert stage.agent.broker.subscriptions.totals().buried == 3
 
 
+@scene(**{"queue.deliveries": 3})
+async def test_an_event_that_kills_its_consumers_is_a_dead_letter(stage: Scene) -> None:
+    """It was the first that each of them had not settled; what was behind it is not to blame, and comes on."""
+    dead = End()
+    await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
+    for victim in range(3):
+        end, connection = End(outcome_for=None), await stage.connect()
+        await receive(connection, "billing", end)
+        if victim == 0:
+            await stage.publish(1, 2, 3)
+        await until(lambda end=end: numbers(end) == [1, 2, 3], "all are in its hands")
+        connection.abort()
+        await until(lambda: sum(len(one.consumers) for one in stage.agent.broker.subscriptions.all) == 1, "it is lost")
+    await until(lambda: dead.received, "a letter is dead")
+    assert number_of(dead.messages[0]) == 1
+    assert "3 consumers were lost" in dead.messages[0].annotations["x-opt-clacks-dead-reason"]
+    last = End()
+    await receive(await stage.connect(), "billing", last)
+    await until(lambda: len(last.received) == 2, "the others come on")
+    assert [(number_of(message), message.header.delivery_count) for message in last.messages] == [(2, 3), (3, 3)]
+
+
 @scene()
 async def test_dead_letters_are_their_owners_and_can_be_replayed(stage: Scene) -> None:
     picky, again = End(outcome_for=Rejected(Condition("x:y", "not now"))), End()

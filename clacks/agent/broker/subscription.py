@@ -11,7 +11,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Container
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, Final, NamedTuple, Protocol
 
 from ...amqp import ACCEPTED, Condition, Link, Modified, Outcome, Receiver, Rejected, Sender
@@ -103,6 +103,7 @@ class Subscription:
         self._most = 0  # bytes that it takes in one message
         self._returned: list[Message] = []  # a heap
         self._attempts: dict[int, int] = {}  # of what has come back: deliveries without success, by number
+        self._fatal: dict[int, int] = {}  # how many consumers were lost while this was the first that they had not settled, by number
         self._shunned: dict[int, set[Consumer]] = {}  # who does not want it again, by number
         self._turn = 0
         self._untold = 0  # dropped, and the consumer does not know
@@ -140,14 +141,17 @@ class Subscription:
         self.consumers.append(consumer)
         self._elect()
 
-    def leave(self, consumer: Consumer, *, closed: bool, lost: bool = True) -> None:
-        """A consumer has gone: what it had not settled is there again; if it was `lost`, after one more failure."""
+    def leave(self, consumer: Consumer, *, closed: bool, lost: bool, sent_away: bool = False) -> None:
+        """A consumer has gone: what it had not settled is there again; if it was `lost` or `sent_away`, after one more failure."""
         self.consumers.remove(consumer)
         self._elect()
         if self.consumers or self.terms.durable:
-            for message in consumer.link.returned:
+            returned = consumer.link.returned
+            for message in returned:
                 self._out -= len(message[1])
-                self._give_back(message, failed=lost)
+                self._give_back(message, failed=lost or sent_away)
+            if lost and returned:
+                self._suspect(returned[0])
             for shunning in self._shunned.values():
                 shunning.discard(consumer)
         if self.consumers:
@@ -166,7 +170,7 @@ class Subscription:
         """Detach every consumer, with the reason; what they had not settled is there again."""
         for consumer in list(self.consumers):
             consumer.link.close(condition, closed=closed)
-            self.leave(consumer, closed=False)
+            self.leave(consumer, closed=False, lost=False, sent_away=True)
 
     def clear(self) -> None:
         """It is over: whatever waits is gone."""
@@ -174,6 +178,7 @@ class Subscription:
         self._queue.clear()
         self._returned.clear()
         self._attempts.clear()
+        self._fatal.clear()
         self._bytes = 0
         self.sight = ()  # what is left of it until the collector comes keeps no account of the user's rights
         self._room_again()
@@ -335,6 +340,7 @@ class Subscription:
         """A message that was sent has got its outcome, and is over."""
         if self._attempts:
             self._attempts.pop(message[0], None)
+            self._fatal.pop(message[0], None)
             self._shunned.pop(message[0], None)
 
     def _drop(self, message: Message) -> None:
@@ -383,6 +389,15 @@ class Subscription:
         if failed:
             self._attempts[message[0]] = self._attempts.get(message[0], 0) + 1
         heappush(self._returned, message)
+
+    def _suspect(self, message: Message) -> None:
+        """A consumer was lost that had this in hand: an event that kills whoever takes it must not come for ever. What was behind it on the
+        same link is not to blame."""
+        lost = self._fatal[message[0]] = self._fatal.get(message[0], 0) + 1
+        if lost >= self._host.delivery_limit:
+            self._returned.remove(message)
+            heapify(self._returned)
+            self._bury(message, f"{lost} consumers were lost while they had it in hand")
 
     def _bury(self, message: Message, reason: str) -> None:
         self.buried += 1
