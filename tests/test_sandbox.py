@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from clacks.agent.sandbox import Answer, Budget, Job, Sandbox, Worker
 from clacks.amqp import ACCEPTED, Draft
 from clacks.testing import LocalBus, sample
-from conftest import RunningAgent
+from conftest import RunningAgent, wait_for
 from support import run, until
 from test_promises import Peer, peer, phone, play
 
@@ -69,6 +71,29 @@ def test_a_filter_that_takes_too_much_is_killed_and_the_next_one_answered(text: 
         assert await after == Answer(matched=True)
 
     in_sandbox(scene, seconds=0.3, memory=64 * 2**20)
+
+
+ORPHANING = """
+import asyncio, os, sys
+from clacks.agent.sandbox import Budget, Job, Sandbox
+async def main():
+    sandbox = Sandbox(1, Budget(seconds=1.0))
+    sandbox.submit(Job("a", ["true()"], b"<a/>", {}, lambda answer: ready.set()))
+    ready = asyncio.Event()
+    await ready.wait()
+    print(sandbox._idle[0]._process.pid, flush=True)
+    sandbox.submit(Job("a", [sys.argv[1]], b"<a/>", {}, lambda answer: None))
+    await asyncio.sleep(0.3)
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
+
+
+def test_a_filter_does_not_outlive_an_agent_that_is_killed(environment: dict[str, str]) -> None:
+    agent = subprocess.run([sys.executable, "-c", ORPHANING, ENDLESS], env=environment, stdout=subprocess.PIPE, text=True)
+    assert agent.returncode == -signal.SIGKILL
+    worker = Path("/proc") / agent.stdout.strip()
+    wait_for(lambda: not worker.exists() or "\nState:\tZ" in (worker / "status").read_text(), "the worker has gone")
 
 
 def test_a_hostile_owner_holds_up_nobody_else() -> None:

@@ -228,7 +228,7 @@ class Worker:
             await self._writer.wait_closed()
 
     async def evaluate(self, job: Job, budget: Budget) -> Answer:
-        request = pickle.dumps((list(job.texts), job.body, dict(job.variables)), protocol=5)
+        request = pickle.dumps((list(job.texts), job.body, dict(job.variables), budget.seconds), protocol=5)
         reading = asyncio.ensure_future(self._exchange(request))
         try:
             exceeded = await self._watch(reading, budget)
