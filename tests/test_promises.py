@@ -330,6 +330,7 @@ NO_EVENTS: list[tuple[str, bytes, str]] = [
     ("content-encoding", b"\0\x53\x73" + encode([None] * 7 + [Symbol("gzip")]) + b"\0\x53\x75" + encode(phone()), "event-encoding"),
     ("properties that are none", b"\0\x53\x73\x41\0\x53\x75" + encode(phone()), "event-body-type"),
     ("a forged user-id", b"\0\x53\x73" + encode([None, b"root"]) + b"\0\x53\x75" + encode(phone()), "user-id-forged"),
+    ("an annotation that cannot be written", b"\0\x53\x72" + encode({"ä": 1}) + b"\0\x53\x75" + encode(phone()), "event-body-type"),
     ("a user-id of another type", b"\0\x53\x73" + encode([None, "admin"]) + b"\0\x53\x75" + encode(phone()), "event-body-type"),
 ]
 
@@ -398,6 +399,34 @@ def test_one_publishers_events_keep_their_order_large_ones_among_them(shared_age
         assert [number for number, _ in outcomes.outcomes] == sorted(number for number, _ in outcomes.outcomes)
 
     play(shared_agent, scene)
+
+
+def test_what_goes_wrong_with_one_event_does_not_hold_up_the_next(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever carries verdicts out fails: the publisher is told, and what waits behind a large event has its turn."""
+    driver = agent.agent.broker
+    real = driver.hand_over
+
+    def failing(incoming: Any, *rest: Any) -> None:
+        if b"broken" in incoming.body:
+            raise LookupError("a fault")
+        real(incoming, *rest)
+
+    monkeypatch.setattr(driver, "hand_over", failing)
+
+    async def scene(one: Peer) -> None:
+        link, end = await one.connection.attach_sender(Terminus(DOMAIN)), End()
+        link.handler = end
+        for status in ("x" * 100_000, "broken", "busy"):
+            link.send(Draft(phone(status)).encode())
+        await until(lambda: len(end.outcomes) == 3, "all have their outcome")
+        assert [code_of(outcome) if outcome != ACCEPTED else "" for _, outcome in sorted(end.outcomes, key=lambda pair: pair[0])] == [
+            "",
+            "internal",
+            "",
+        ]
+        assert agent.agent.broker.intake._waiting == 0
+
+    play(agent, scene)
 
 
 def test_a_publisher_of_large_events_has_to_wait_and_costs_a_bounded_amount(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:

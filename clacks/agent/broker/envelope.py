@@ -66,7 +66,10 @@ def _transport(message: Message, now: float) -> tuple[bytes | None, str | None, 
 
 
 def _foreign_annotations(message: Message) -> Mapping[str, Any]:
-    return {key: value for key, value in message.annotations.items() if isinstance(key, str) and not key.startswith(_RESERVED)}
+    given = {key: value for key, value in message.annotations.items() if isinstance(key, str) and not key.startswith(_RESERVED)}
+    if not all(map(str.isascii, given)):
+        raise CodecError("the key of an annotation is no symbol")
+    return given
 
 
 def header(ttl: float | None, *, durable: bool | None = None) -> bytes:
