@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from clacks.amqp import (
     Modified,
     Options,
     Outcome,
+    Properties,
     Receiver,
     Rejected,
     Sender,
@@ -34,6 +36,7 @@ from clacks.amqp import (
     Terminus,
     connect,
 )
+from clacks.amqp.codec import UByte
 from clacks.common.components.client import BusClient, Keep
 from clacks.common.errors import ClacksError
 from support import End, run, until
@@ -255,6 +258,22 @@ async def test_what_is_released_comes_again_in_its_place(stage: Scene) -> None:
 @scene()
 async def test_what_is_modified_comes_again_with_its_count(stage: Scene) -> None:
     await refused_once(stage, Modified(failed=True), [1, 1, 1])
+
+
+@scene()
+async def test_an_event_that_expires_far_away_comes_again_too(stage: Scene) -> None:
+    """Further than the ttl of a header (3.2.1) can say: what is sent again says the most it can."""
+    connection, end = await stage.connect(), End(outcome_for=None)
+    link = await receive(connection, "billing", end)
+    publisher = await connection.attach_sender(Terminus(DOMAIN))
+    far = Properties(absolute_expiry_time=int(time.time() * 1000) + 2**33)
+    publisher.send(Draft(phone(1).encode(), far, annotations={"x-opt-own": UByte(7)}).encode())
+    await until(lambda: end.received, "it is there")
+    link.settle(end.received[0][0], Modified(failed=True))
+    await until(lambda: len(end.received) == 2, "it comes again")
+    first, second = end.messages
+    assert (second.header.ttl, second.header.delivery_count) == (2**32 - 1, 1)
+    assert (second.annotations, second.bare) == (first.annotations, first.bare)
 
 
 async def refused_once(stage: Scene, outcome: Outcome, counts: list[int]) -> None:
