@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from clacks.amqp import (
     Terminus,
     connect,
 )
-from clacks.amqp.codec import UByte
+from clacks.amqp.codec import UByte, ULong
 from clacks.common.components.client import BusClient, Keep
 from clacks.common.errors import ClacksError
 from support import End, run, until
@@ -595,6 +596,8 @@ async def test_names_and_kinds_that_do_not_go_together(stage: Scene) -> None:
         ("x", None, {"clacks:overflow": "detach"}, "link-refused", "refuse, drop-oldest"),
         ("x", Terminus(DOMAIN), {"clacks:max-age": 5}, "link-refused", "durable subscriptions"),
         ("x", None, {"clacks:max-bytes": -1}, "link-refused", "above 0"),
+        ("x", None, {"clacks:max-bytes": math.inf}, "link-refused", "up to"),
+        ("x", None, {"clacks:max-age": ULong(2**64 - 1)}, "link-refused", "up to"),
         ("x", None, {"clacks:max-age": 5, "clacks:overflow": "refuse"}, "link-refused", "loses nothing"),
     ]
     for name, source, properties, code, said in refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import ceil
 from typing import Any, Final, Literal, Self
 
 from ...amqp import Described, Symbol, Terminus
@@ -27,6 +28,9 @@ OVERFLOW: Final = "clacks:overflow"
 MAX_AGE: Final = "clacks:max-age"
 MAX_BYTES: Final = "clacks:max-bytes"
 REPLACE: Final = "clacks:replace"
+
+# Seconds, or bytes, that may be asked for: a number that every form which it is kept or told in can hold.
+MOST: Final = 2**53
 
 Overflow = Literal["drop-oldest", "detach", "block-publisher", "refuse"]
 
@@ -105,7 +109,7 @@ def read_terms(
         timeout=None if never or not durable else source.timeout,
         overflow=overflow,  # type: ignore[arg-type]
         max_age=max_age,
-        max_bytes=None if max_bytes is None else int(max_bytes),
+        max_bytes=None if max_bytes is None else ceil(max_bytes),
     )
 
 
@@ -113,8 +117,8 @@ def _amount(properties: Mapping[str, Any], key: str) -> float | None:
     value = properties.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise _refused(f"{key} is {value!r}; a number above 0 is expected")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
+        raise _refused(f"{key} is {value!r}; a number above 0 and up to {MOST} is expected")
     return value
 
 
