@@ -248,6 +248,24 @@ async def test_the_peer_sees_what_was_asked_for_and_answers_it() -> None:
 
 
 @run
+async def test_an_attach_that_fails_holds_up_nobody() -> None:
+    class Faulty(Server):
+        def attach(self, link: Sender | Receiver) -> None:
+            if link.name == "1":
+                raise LookupError("a fault")
+            super().attach(link)
+
+    async with serving(Faulty()) as listener:
+        connection = await dialled(listener)
+        attaches = [connection.attach_sender(Terminus("x"), name=str(number)) for number in range(5)]
+        answers = await asyncio.gather(*attaches, return_exceptions=True)
+        assert [str(answer) if isinstance(answer, AmqpError) else "" for answer in answers] == [
+            "", "amqp:internal-error: LookupError", "", "", "",
+        ]  # fmt: skip
+        await closed(connection)
+
+
+@run
 async def test_a_refused_attach_says_why() -> None:
     async with serving() as listener:
         connection = await dialled(listener)

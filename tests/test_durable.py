@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import frames
 from clacks.agent.access import ADMINISTRATORS, Access, Rule
 from clacks.agent.agent import Agent
+from clacks.agent.broker.compiler import LONG
 from clacks.agent.broker.subscription import BURST
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
@@ -40,6 +42,7 @@ from clacks.amqp import (
 from clacks.amqp.codec import UByte, ULong
 from clacks.common.components.client import BusClient, Keep
 from clacks.common.errors import ClacksError
+from frames import ByHand
 from support import End, run, until
 
 DOMAIN = "org.clacks"
@@ -654,3 +657,25 @@ async def test_a_suspended_one_is_not_taken_up_as_it_is(stage: Scene) -> None:
         await (await stage.connect("anna")).attach_receiver(None, name="anna-1")  # type: ignore[arg-type]
     assert caught.value.condition.info["code"] == "filter-suspended"
     assert (subscription.waiting, subscription.dropped) == (1, 0)
+
+
+XQUERY = Symbol("apache.org:xquery-filter:string")
+
+
+@scene()
+async def test_what_cannot_be_answered_is_refused_and_holds_nobody_up(stage: Scene) -> None:
+    """A capability or a filter's key that is no symbol: nothing of its subscription stays, and its user's other attaches are answered."""
+    long = Described(XQUERY, "1 = " + " " * LONG + "1")
+    async with ByHand.connected(stage.port) as peer:
+        peer.send(
+            frames.attach(0, "a", receives=frames.source(DOMAIN, filters={"ä": Described(XQUERY, "1")})),
+            frames.attach(1, "b", receives=frames.source(DOMAIN, filters={"ä": long})),
+            frames.attach(2, "c", receives=frames.source(DOMAIN, filters={"f": long}, capabilities=["ä", "shared", 7])),
+            frames.attach(3, "d", receives=frames.source(DOMAIN, filters={"f": long})),
+        )
+        refused = await peer.frames(frames.DETACH, 2)
+        assert [fields[2].value[2]["code"] for fields in refused] == ["filter-invalid"] * 2
+        answers = {fields[0]: fields[5] for fields in await peer.frames(frames.ATTACH, 4)}
+        assert answers["c"].value[10] == ["shared"]
+        await until(lambda: {one.terms.name for one in stage.agent.broker.subscriptions.all} == {"c", "d"}, "two have subscribed")
+    await until(lambda: not stage.agent.broker.subscriptions.all, "nothing is left")

@@ -7,6 +7,7 @@ connection answers attaches, the handler of a link takes its deliveries. Everyth
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -33,6 +34,8 @@ from .sasl import Handshake, SaslFailure
 from .sessions import Sessions
 from .terminus import Terminus
 from .turns import Attaches, Reading
+
+log = logging.getLogger("clacks.amqp")
 
 # How long a peer may take to answer a close, in seconds: what is under way to it goes first.
 CLOSE_SECONDS: Final = 5.0
@@ -437,6 +440,9 @@ class Connection(asyncio.Protocol):
             link.refuse(error.condition)
         except ValueError as error:  # CodecError: a terminus that cannot be read
             link.refuse(Condition("amqp:decode-error", str(error)))
+        except Exception as error:  # of one link: those behind it are answered all the same
+            log.exception("an attach failed")
+            link.refuse(Condition("amqp:internal-error", type(error).__name__))
 
     def _link_remote_close(self, event: Any) -> None:
         self._link_remote_end(event, closed=True)

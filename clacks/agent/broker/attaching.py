@@ -66,7 +66,7 @@ class Attaching:
             source.address, durable=2 if terms.durable else 0, expiry=source.expiry, timeout=source.timeout if terms.durable else 0,
             filter=in_force, capabilities=source.capabilities,
         )  # fmt: skip
-        self._compiler.compile(link.connection.user, texts, lambda filters: self._compiled(link, terms, answer, filters))
+        self._compiler.compile(link.connection.user, link, texts, lambda filters: self._compiled(link, terms, answer, filters))
 
     def _permit(self, link: Sender, terms: Terms) -> None:
         user, rights = link.connection.user, self._bus.access.rights(link.connection.user)

@@ -135,8 +135,14 @@ def filters_in(given: Mapping[str, Any]) -> dict[str, Described]:
         key: value for key, value in given.items() if isinstance(value, Described) and value.descriptor in (XQUERY_SYMBOL, XQUERY_CODE)
     }
     if not all(isinstance(value.value, str) for value in in_force.values()):
-        raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
+        raise _no_filter("An XQuery filter is a string.")
+    if not all(str(key).isascii() for key in in_force):
+        raise _no_filter("The key of a filter is a symbol, so of ASCII.")
     return in_force
+
+
+def _no_filter(reason: str) -> ClacksError:
+    return ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason=reason)
 
 
 def compiled(text: str) -> Filter:
