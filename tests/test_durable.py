@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 import frames
 from clacks.agent.access import ADMINISTRATORS, Access, Rule
 from clacks.agent.agent import Agent
-from clacks.agent.broker.compiler import LONG
+from clacks.agent.broker.compiler import BURST as BURST_SECONDS
+from clacks.agent.broker.compiler import LONG, SHARE
+from clacks.agent.broker.store import Batch
 from clacks.agent.broker.subscription import BURST
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
@@ -43,7 +47,7 @@ from clacks.amqp.codec import UByte, ULong
 from clacks.common.components.client import BusClient, Keep
 from clacks.common.errors import ClacksError
 from frames import ByHand
-from support import End, run, until
+from support import DEADLINE, End, run, until
 
 DOMAIN = "org.clacks"
 RULES = (Rule(users=("anna",), publish=("*",), subscribe=("*",), durable=("anna-*",), block=("slow",)),)
@@ -112,8 +116,8 @@ async def receive(
 ) -> Receiver:
     filters = {"f": Described(Symbol("apache.org:xquery-filter:string"), xquery)} if xquery else {}
     asked = source or Terminus(DOMAIN, durable=2, expiry="never", filter=filters)
-    link = await connection.attach_receiver(asked, name=name, properties={key.replace("_", "-"): item for key, item in properties.items()})
-    link.handler = end
+    told = {key.replace("_", "-"): item for key, item in properties.items()}
+    link = await connection.attach_receiver(asked, name=name, properties=told, handler=end)
     link.window = credit
     return link
 
@@ -134,6 +138,12 @@ def scene(**settings: Any) -> Callable[[Callable[[Scene], Any]], Callable[[Path]
         return test
 
     return decorate
+
+
+def permit(stage: Scene, *rules: Rule) -> None:
+    """Other rules than those the agent has begun with."""
+    stage.agent.bus.access = Access(rules, stage.agent.users.members(stage.agent.users.users))
+    stage.agent.broker.permissions_changed()
 
 
 def numbers(end: End) -> list[int]:
@@ -651,8 +661,7 @@ async def test_a_suspended_one_is_not_taken_up_as_it_is(stage: Scene) -> None:
     await receive(await stage.connect("anna"), "anna-1", End(), credit=0)
     await stage.publish(1)
     subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
-    stage.agent.bus.access = Access((), stage.agent.users.members(stage.agent.users.users))
-    stage.agent.broker.permissions_changed()
+    permit(stage)
     with pytest.raises(AmqpError) as caught:
         await (await stage.connect("anna")).attach_receiver(None, name="anna-1")  # type: ignore[arg-type]
     assert caught.value.condition.info["code"] == "filter-suspended"
@@ -679,3 +688,149 @@ async def test_what_cannot_be_answered_is_refused_and_holds_nobody_up(stage: Sce
         assert answers["c"].value[10] == ["shared"]
         await until(lambda: {one.terms.name for one in stage.agent.broker.subscriptions.all} == {"c", "d"}, "two have subscribed")
     await until(lambda: not stage.agent.broker.subscriptions.all, "nothing is left")
+
+
+class SlowDisk:
+    """The disk of a scene's agent, on which nothing is done until it is told to."""
+
+    def __init__(self, stage: Scene) -> None:
+        journal = stage.agent.broker.subscriptions.kept.journal()
+        self.defining = stage.agent.broker.attaching._defining
+        self.go = threading.Event()
+        write = journal._store.write
+
+        def slow(batch: Batch) -> None:
+            assert self.go.wait(DEADLINE)
+            write(batch)
+
+        journal._store.write = slow  # type: ignore[method-assign]
+
+    async def wait(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """An attach under way, whose subscription is on its way to the disk."""
+        task = asyncio.ensure_future(work)
+        await until(lambda: self.defining, "its definition is to be written")
+        return task
+
+
+@scene()
+async def test_who_comes_while_a_definition_is_written_takes_it_over_afterwards(stage: Scene) -> None:
+    disk, ends = SlowDisk(stage), (End(), End(), End())
+    connections = [await stage.connect() for _ in ends]
+    first = await disk.wait(receive(connections[0], "billing", ends[0]))
+    second = asyncio.ensure_future(receive(connections[1], "billing", ends[1]))
+    third = asyncio.ensure_future(connections[2].attach_receiver(None, name="billing", handler=ends[2]))  # type: ignore[arg-type]
+    await until(lambda: [len(others) for others in disk.defining.values()] == [2], "the others have come")
+    disk.go.set()
+    link = (await asyncio.gather(first, second, third))[2]
+    await until(lambda: ends[0].ended and ends[1].ended, "the first two have lost it")
+    assert [end.ended[0][0].name for end in ends[:2] if end.ended[0][0]] == ["amqp:link:stolen"] * 2
+    link.window = 10
+    assert await stage.publish(1, 2) == [ACCEPTED] * 2
+    await until(lambda: len(ends[2].received) == 2, "the last one has it")
+    assert not ends[0].received
+    assert not disk.defining
+
+
+@scene()
+async def test_one_that_is_deleted_while_it_is_written_is_not_joined(stage: Scene) -> None:
+    disk = SlowDisk(stage)
+    attaching = await disk.wait(receive(await stage.connect(), "billing", End()))
+    async with stage.client() as bus:
+        assert await bus.call("deleteSubscription", "billing", None, True)
+    disk.go.set()
+    with pytest.raises(AmqpError) as caught:
+        await attaching
+    assert caught.value.condition.info["code"] == "subscription-deleted"
+
+
+@scene()
+async def test_one_whose_user_loses_their_rights_while_it_is_written_keeps_what_waits(stage: Scene) -> None:
+    (await receive(await stage.connect("anna"), "anna-1", End(), credit=0)).close(closed=False)
+    await stage.publish(*range(10))
+    disk = SlowDisk(stage)
+    replaced = receive(await stage.connect("anna"), "anna-1", End(), xquery="//*:CallerId = 1", **{"clacks:replace": True})
+    attaching = await disk.wait(replaced)
+    permit(stage)
+    disk.go.set()
+    with pytest.raises(AmqpError) as caught:
+        await attaching
+    assert caught.value.condition.info["code"] == "filter-suspended"
+    assert next(iter(stage.agent.broker.subscriptions.kept.all.values())).waiting == 10
+
+
+@scene()
+async def test_one_whose_link_goes_while_it_is_written_expires(stage: Scene) -> None:
+    disk, kept = SlowDisk(stage), stage.agent.broker.subscriptions.kept.all
+    for closed in (False, True):
+        disk.go.clear()
+        source = Terminus(DOMAIN, durable=2, expiry="link-detach", timeout=1 if not closed else 1000)
+        connection = await stage.connect()
+        attaching = await disk.wait(receive(connection, "brief", End(), source=source))
+        assert len(kept) == 1
+        if closed:
+            next(iter(connection._links.values())).close()
+        else:
+            connection.abort()
+        await until(lambda: not any(one.links for one in stage.agent.broker.connections), "the agent knows")
+        disk.go.set()
+        with pytest.raises(AmqpError):
+            await attaching
+        await until(lambda: not kept, "it is gone")
+
+
+@scene()
+async def test_the_answer_says_how_long_it_is_kept(stage: Scene) -> None:
+    """A subscription stays as it was made, whatever expiry policy a later link asks for."""
+    for name, made, asked in (("a", ("never", 0), ("link-detach", 5)), ("b", ("session-end", 7), ("never", 0))):
+        for expiry, timeout in (made, asked):
+            source = Terminus(DOMAIN, durable=2, expiry=expiry, timeout=timeout)
+            link = await receive(await stage.connect(), name, End(), source=source)
+            assert link.remote_source is not None
+            assert link.remote_source.timeout == made[1]
+            assert (link.remote_source.expiry == "never") == (made[0] == "never")
+
+
+@scene()
+async def test_rules_that_change_while_a_filter_is_compiled_are_asked_again(stage: Scene) -> None:
+    """For all that the attach wants: to keep it, and to slow publishers down."""
+    compiler, long = stage.agent.broker.attaching._compiler, "1 = " + " " * LONG + "1"
+    permits = Rule(users=("anna",), subscribe=("*",))
+    rounds: list[tuple[str, Terminus | None, dict[str, Any]]] = [
+        ("anna-1", None, {}),
+        ("slow", Terminus(DOMAIN, filter={"f": Described(XQUERY, long)}), {"clacks:overflow": "block-publisher"}),
+    ]
+    for name, asked, properties in rounds:
+        permit(stage, *RULES)
+        compiler._paid["anna"] = compiler._loop.time() + 2 * BURST_SECONDS / SHARE
+        connection = await stage.connect("anna")
+        attaching = asyncio.ensure_future(receive(connection, name, End(), source=asked, xquery=long, **properties))
+        await until(lambda: compiler._waiting, "it waits for its turn")
+        permit(stage, permits)
+        compiler._paid.clear()
+        compiler._next("anna")
+        with pytest.raises(AmqpError) as caught:
+            await attaching
+        assert caught.value.condition.info["code"] == "not-permitted"
+        connection.abort()
+    assert not stage.agent.broker.subscriptions.all
+
+
+@scene()
+async def test_filters_of_links_that_have_gone_are_not_compiled(stage: Scene) -> None:
+    """And not charged to their user, whose next attach has its turn at once."""
+    compiler, long = stage.agent.broker.attaching._compiler, "1 = " + " " * LONG + "1"
+    compiler._paid["anna"] = compiler._loop.time() + 2 * BURST_SECONDS / SHARE
+    gone, here = await stage.connect("anna"), await stage.connect("anna")
+    lost = [asyncio.ensure_future(receive(gone, f"anna-{number}", End(), xquery=long)) for number in range(5)]
+    await until(lambda: [len(requests) for requests in compiler._waiting.values()] == [5], "they wait for their turn")
+    gone.abort()
+    await asyncio.gather(*lost, return_exceptions=True)
+    attaching = asyncio.ensure_future(receive(here, "anna-5", End(), xquery=long))
+    await until(lambda: [len(requests) for requests in compiler._waiting.values()] == [6], "one more waits")
+    compiler._paid.clear()
+    calls = []
+    compiler._charged = lambda user, answer, seconds: calls.append(user) or answer  # type: ignore[method-assign, func-returns-value]
+    compiler._next("anna")
+    await attaching
+    assert calls == ["anna"]
+    assert not compiler._waiting

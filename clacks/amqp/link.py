@@ -74,6 +74,7 @@ class Link:
         self.handler: LinkHandler | None = None
         self.attached: asyncio.Future[None] | None = None  # set on links of our own: resolves when the peer has attached too
         self.alive = True
+        self.closed = False  # the peer has detached it for good
         self._pointer = pointer
 
     # --- what the peer asked for; read before the attach is answered ---
@@ -142,6 +143,7 @@ class Link:
         """The peer detached, or the connection went."""
         if not self.alive:
             return
+        self.closed = closed
         self._end(condition)
         if self.handler is not None:
             self.handler.detached(self, condition, closed=closed)
