@@ -834,3 +834,78 @@ async def test_filters_of_links_that_have_gone_are_not_compiled(stage: Scene) ->
     await attaching
     assert calls == ["anna"]
     assert not compiler._waiting
+
+
+WORKERS = Terminus(DOMAIN, durable=2, expiry="never", capabilities=("shared",))
+
+
+@scene()
+async def test_a_suspended_shared_one_keeps_what_waits(stage: Scene) -> None:
+    """None of its consumers, which all go, takes anything along."""
+    for _ in range(3):
+        await receive(await stage.connect("anna"), "anna-1", End(outcome_for=None), source=WORKERS, credit=2)
+    await stage.publish(*range(20))
+    permit(stage)
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
+    assert (subscription.waiting, subscription.dropped) == (20, 0)
+    permit(stage, *RULES)
+    end = End()
+    await receive(await stage.connect("anna"), "anna-1", end, source=WORKERS)
+    await until(lambda: len(end.received) == 20, "all of it is there")
+    assert numbers(end) == [*range(20)]
+
+
+@scene()
+async def test_consumers_that_are_lost_together_give_nothing_to_each_other(stage: Scene) -> None:
+    connection, ends = await stage.connect(), [End(outcome_for=None) for _ in range(5)]
+    for place, end in enumerate(ends):
+        await receive(connection, f"workers|{place}", end, source=WORKERS, credit=10)
+    await stage.publish(*range(5))
+    await until(lambda: all(len(end.received) == 1 for end in ends), "each has one")
+    connection.abort()
+    again = End()
+    await receive(await stage.connect(), "workers", again, source=WORKERS)
+    await until(lambda: len(again.received) == 5, "another one has them")
+    assert [message.header.delivery_count for message in again.messages] == [1] * 5
+
+
+class Choosy(End):
+    """Wants another consumer to have the first `shunned` messages."""
+
+    shunned = 10**6
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        self.outcome_for = Modified(failed=False, undeliverable=True) if len(self.received) < self.shunned else ACCEPTED
+        super().message(link, number, encoded, settled)
+
+
+@scene()
+async def test_nothing_is_kept_of_what_another_consumer_takes(stage: Scene) -> None:
+    for name, source in (("live", Terminus(DOMAIN, capabilities=("shared",))), ("durable", WORKERS)):
+        choosy, other = Choosy(), End()
+        await receive(await stage.connect(), name, choosy, source=source)
+        await receive(await stage.connect(), name, other, source=source)
+        await stage.publish(*range(20))
+        await until(lambda other=other: len(other.received) == 20, "the other one has all")
+        subscription = next(one for one in stage.agent.broker.subscriptions.all if one.terms.name == name)
+        await until(lambda subscription=subscription: subscription.unsettled == 0, "and has settled them")
+        assert choosy.received
+        assert not subscription._shunned
+
+
+@scene()
+async def test_what_nobody_wants_any_more_is_a_dead_letter_and_holds_up_nothing(stage: Scene) -> None:
+    """The only consumer that might have taken it has left."""
+    choosy, dead = Choosy(), End()
+    choosy.shunned = 1
+    leaving = await stage.connect()
+    await receive(leaving, "workers", End(), source=WORKERS, credit=0)
+    await receive(await stage.connect(), "workers", choosy, source=WORKERS)
+    await stage.publish(1)
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
+    await until(lambda: subscription.waiting == 1, "it has come back")
+    leaving.abort()
+    await stage.publish(2)
+    await until(lambda: numbers(choosy) == [1, 2], "the next one comes")
+    await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
+    await until(lambda: numbers(dead) == [1], "the first one is a dead letter")

@@ -26,7 +26,7 @@ from .engine import (
     write_map,
     write_symbols,
 )  # fmt: skip
-from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, open_link
+from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, end_all, open_link
 from .options import Options
 from .outcome import AmqpError, Condition
 from .peer import certificate_names, is_loopback, reason_of_loss
@@ -265,10 +265,11 @@ class Connection(asyncio.Protocol):
         condition = self._condition
         if condition is None and not self._closing:
             condition = Condition("amqp:connection:forced", reason_of_loss(error))
-        for link in list(self._links.values()):
-            link.on_remote_end(condition, closed=False)
-            link.release()
+        links = list(self._links.values())
         self._links.clear()
+        end_all((link, condition) for link in links)
+        for link in links:
+            link.release()
         self._sessions.clear()
         self.blocked.clear()
         if self._engine is not None:
@@ -408,12 +409,11 @@ class Connection(asyncio.Protocol):
         session = lib.pn_event_session(event)
         condition = read_condition(lib.pn_session_remote_condition(session))
         others = Condition("amqp:session:errant-link", f"its session ended because of another link: {condition}")
-        for pointer, link in list(self._links.items()):
-            if lib.pn_link_session(pointer) == session:
-                del self._links[pointer]
-                attached = link.attached is not None and link.attached.done() and self._sessions.shared(session)
-                link.on_remote_end(others if attached else condition, closed=False)
-                link.release()
+        shared = self._sessions.shared(session)
+        links = [self._links.pop(pointer) for pointer in list(self._links) if lib.pn_link_session(pointer) == session]
+        end_all((link, others if link.attached is not None and link.attached.done() and shared else condition) for link in links)
+        for link in links:
+            link.release()
         self._sessions.end(session)
 
     def _link_remote_open(self, event: Any) -> None:

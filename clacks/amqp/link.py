@@ -8,6 +8,7 @@ the connection's loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .engine import (
@@ -140,7 +141,7 @@ class Link:
             self.attached.set_result(None)
 
     def on_remote_end(self, condition: Condition | None, *, closed: bool) -> None:
-        """The peer detached, or the connection went."""
+        """The peer detached."""
         if not self.alive:
             return
         self.closed = closed
@@ -443,6 +444,17 @@ class Receiver(Link):
         super()._end(condition)
         self._unsettled.clear()
         self._partial = None
+
+
+def end_all(links: Iterable[tuple[Sender | Receiver, Condition | None]]) -> None:
+    """Links that end at once because their session or connection has, each with the reason: none is told before all have ended, so that
+    nobody sends on one what another has given back."""
+    gone = [(link, condition) for link, condition in links if link.alive]
+    for link, condition in gone:
+        link._end(condition)
+    for link, condition in gone:
+        if link.handler is not None:
+            link.handler.detached(link, condition, closed=False)
 
 
 def open_link(
