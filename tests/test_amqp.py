@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
+import frames
 from clacks.amqp import (
     ACCEPTED,
     RELEASED,
@@ -37,11 +38,15 @@ from clacks.amqp import (
     Symbol,
     Terminus,
     connect,
+    link,
     make_verifier,
     serve,
 )  # fmt: skip
+from clacks.amqp import connection as connections
+from clacks.amqp.codec import UInt
 from clacks.amqp.link import OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
+from frames import ByHand
 from support import End, resident, run, until
 
 VERIFIER = make_verifier("secret", 4096)
@@ -610,3 +615,108 @@ async def chunking(port: int, size: int) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+
+
+# --- peers without manners --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def by_hand(server: Server | None = None, idle: int | None = None, **options: Any) -> AsyncIterator[ByHand]:
+    announced = {} if idle is None else {"idle": idle}
+    async with serving(server, **options) as listener, ByHand.connected(listener.address[1], "admin", "secret", **announced) as peer:
+        yield peer
+
+
+async def closed_because(peer: ByHand) -> tuple[str, str]:
+    """The condition and the sentence with which a peer's connection is closed."""
+    error = (await peer.frames(frames.CLOSE))[0][0].value
+    return str(error[0]), str(error[1])
+
+
+def granted(peer: ByHand, handle: int) -> int:
+    """The number up to which a link may send: the delivery count and the credit that it was last told."""
+    return next((fields[5] + fields[6] for fields in reversed(peer.of(frames.FLOW)) if len(fields) > 6 and fields[4] == handle), 0)
+
+
+def test_who_settles_second_and_never_does_gets_no_more_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "UNSETTLED_LIMIT", 20)
+
+    @run
+    async def test() -> None:
+        server = Server(window=10)
+        async with by_hand(server) as peer:
+            peer.send(frames.attach(0, "a", sends_to="x", second=True))
+            await until(lambda: server.links, "the link is there")
+            receiver, sent = server.links[0], list[int]()
+
+            async def send() -> None:
+                while len(sent) < granted(peer, 0):
+                    peer.send(frames.transfer(0, len(sent), Draft(b"x").encode()))
+                    sent.append(1)
+                    await until(lambda: receiver.unsettled == len(sent), "it has come")
+
+            await until(lambda: granted(peer, 0) > 0, "credit")
+            await send()
+            assert 20 <= len(sent) < 40
+            peer.send(frames.frame(frames.DISPOSITION, False, UInt(0), UInt(len(sent) - 1), True))
+            await until(lambda: granted(peer, 0) > len(sent), "there is credit again")
+            assert receiver.unsettled == 0
+
+    test()
+
+
+@run
+async def test_unfinished_messages_on_many_links_cost_their_connection() -> None:
+    async with by_hand(max_message_size=1000) as peer:
+        for number in range(link.UNFINISHED_FACTOR + 2):
+            peer.send(frames.attach(number, str(number), sends_to="x"))
+        await until(lambda: all(granted(peer, number) for number in range(link.UNFINISHED_FACTOR + 2)), "each has credit")
+        for number in range(link.UNFINISHED_FACTOR + 2):
+            peer.send(frames.transfer(number, number, b"x" * 990, more=True))
+        name, said = await closed_because(peer)
+        assert name == "amqp:resource-limit-exceeded"
+        assert "unfinished" in said
+
+
+@run
+async def test_finished_messages_on_many_links_do_not() -> None:
+    server = Server()
+    async with by_hand(server, max_message_size=1000) as peer:
+        number = 0
+        for turn in range(3):
+            for handle in range(link.UNFINISHED_FACTOR - 1):
+                if turn == 0:
+                    peer.send(frames.attach(handle, str(handle), sends_to="x"))
+                    await until(lambda handle=handle: granted(peer, handle), "it has credit")
+                peer.send(frames.transfer(handle, number, b"\0\x53\x75\xb0\0\0\3\x20" + b"x" * 790, more=True))
+                peer.send(frames.transfer(handle, number, b"y" * 10))
+                number += 1
+        await until(lambda: sum(len(end.received) for end in server.ends) == number, "all are there")
+        assert not peer.of(frames.CLOSE)
+
+
+def test_refused_links_that_are_never_detached_cost_their_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINK_LIMIT", 10)
+
+    @run
+    async def test() -> None:
+        async with by_hand() as peer:
+            peer.send(*(frames.attach(number, str(number), sends_to="x") for number in range(20)))
+            await peer.frames(frames.DETACH, 10)
+            assert not peer.of(frames.CLOSE)
+            peer.send(frames.attach(20, "20", sends_to="x"))
+            assert (await closed_because(peer))[0] == "amqp:resource-limit-exceeded"
+
+    test()
+
+
+@run
+async def test_an_idle_time_out_that_would_keep_us_busy_is_refused() -> None:
+    async with by_hand(idle=1) as peer:
+        name, said = await closed_because(peer)
+        assert name == "amqp:not-allowed"
+        assert "100 or more" in said
+    server = Server()
+    async with by_hand(server, idle=100) as peer:
+        await peer.frames(0, 3)
+        assert server.opened_by == ["admin"]

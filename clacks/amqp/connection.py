@@ -41,6 +41,8 @@ log = logging.getLogger("clacks.amqp")
 CLOSE_SECONDS: Final = 5.0
 # Links one connection may have. A consumer has a few; a gateway of another project has been seen with hundreds.
 LINK_LIMIT: Final = 4096
+# The shortest idle time-out that a peer may ask for, in milliseconds: it gets an empty frame in each half of it.
+IDLE_LEAST: Final = 100
 # The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
 NOT_ESTABLISHED: Final = "amqp:connection-establishment-failed"
 
@@ -90,6 +92,7 @@ class Connection(asyncio.Protocol):
         self.paused = False
         self.touched = False
         self.scratch = thread_scratch()
+        self.unfinished = 0  # bytes of deliveries that have not come to their end
         self.room = OUTPUT_LIMIT  # bytes that may be sent before the next flush says how much is left
         self.blocked: set[Sender] = set()
         self.ready: asyncio.Future[None] = self.loop.create_future()
@@ -375,6 +378,7 @@ class Connection(asyncio.Protocol):
     def _remote_open(self, event: Any) -> None:
         if self._server:
             try:
+                self._check_idle()
                 if self._admit is not None:
                     self._admit(self)
             except AmqpError as error:
@@ -395,6 +399,12 @@ class Connection(asyncio.Protocol):
         if not self.ready.done():
             self.ready.set_result(None)
         self.handler.opened(self)
+
+    def _check_idle(self) -> None:
+        """2.4.5: who cannot support the other's idle time-out says why."""
+        asked = lib.pn_transport_get_remote_idle_timeout(self._living().transport)
+        if 0 < asked < IDLE_LEAST:
+            raise AmqpError(Condition("amqp:not-allowed", f"An idle time-out of {asked} ms is too short. Ask for {IDLE_LEAST} or more."))
 
     def _remote_close(self, event: Any) -> None:
         pointer = lib.pn_event_connection(event)
@@ -424,12 +434,14 @@ class Connection(asyncio.Protocol):
         if link is not None:
             link.on_remote_open()
             return
+        too_many = Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
+        if len(self._links) >= 2 * LINK_LIMIT:  # refused ones stay until the peer has detached them too, and it does not
+            self.close(too_many)
+            return
         link = (Sender if lib.pn_link_is_sender(pointer) else Receiver)(self, pointer)
         self._links[pointer] = link
         if len(self._links) > LINK_LIMIT:
-            link.refuse(
-                Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
-            )
+            link.refuse(too_many)
             return
         self._attaches.add(link)
 
