@@ -720,3 +720,43 @@ async def test_an_idle_time_out_that_would_keep_us_busy_is_refused() -> None:
     async with by_hand(server, idle=100) as peer:
         await peer.frames(0, 3)
         assert server.opened_by == ["admin"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_whoever_detaches_before_it_is_answered_is_answered(closed: bool) -> None:
+    @run
+    async def test() -> None:
+        server = Server()
+        async with by_hand(server) as peer:
+            mine = frames.source("x")
+            peer.send(frames.attach(0, "a", receives=mine), frames.detach(0, closed=closed))
+            await peer.frames(frames.DETACH)
+            peer.send(frames.attach(0, "a", receives=mine))
+            await until(lambda: len(server.links) == 1, "the next one is attached")
+
+    test()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_link_of_the_same_name_in_the_same_piece(closed: bool) -> None:
+    """Detached and attached again, beside others that are: each attach is answered after the detach before it."""
+
+    @run
+    async def test() -> None:
+        server = Server()
+        async with by_hand(server) as peer:
+            mine, turns = frames.source("x"), 50
+            peer.send(frames.attach(0, "a", receives=mine))
+            await peer.frames(frames.ATTACH)
+            for turn in range(turns):
+                again = frames.detach(0, closed=closed), frames.attach(0, "a", receives=mine)
+                peer.send(frames.attach(turn + 1, f"b{turn}", receives=mine), *again)
+                await peer.frames(frames.ATTACH, 2 * turn + 3)
+            attached = 0
+            for kind, fields in peer.got:
+                attached += (kind == frames.ATTACH and fields[0] == "a") - (kind == frames.DETACH)
+                assert attached <= 1
+            assert len(peer.of(frames.DETACH)) == turns
+            assert sum(link.alive for link in server.links) == turns + 1
+
+    test()

@@ -446,6 +446,10 @@ class Connection(asyncio.Protocol):
         self._attaches.add(link)
 
     def _answer_attach(self, link: Sender | Receiver) -> None:
+        if self.touched:
+            self._flush()  # the engine would write this before the detach of an earlier link, which may be of the same name (2.6.1)
+        if not link.alive:
+            return
         try:
             self.handler.attach(link)
         except AmqpError as error:
@@ -469,6 +473,7 @@ class Connection(asyncio.Protocol):
             return
         if link.alive:
             link.on_remote_end(read_condition(lib.pn_link_remote_condition(pointer)), closed=closed)
+            lib.pn_link_open(pointer)  # if it has not been answered yet: without an attach of ours there is no detach either
             if closed:
                 lib.pn_link_close(pointer)
             else:
