@@ -12,6 +12,7 @@ import pytest
 
 from clacks.agent import intake
 from clacks.agent.broker import inlet
+from clacks.agent.broker.embedded import Relay
 from clacks.amqp import (
     ACCEPTED,
     RELEASED,
@@ -375,6 +376,34 @@ def test_the_anonymous_terminus(shared_agent: RunningAgent) -> None:
         assert by_number[0] == ACCEPTED
         assert [code_of(outcome) for outcome in by_number[1:]] == ["address-unknown", "address-unknown"]
         await until(lambda: end.received, "it arrives")
+
+    play(shared_agent, scene)
+
+
+def test_what_the_anonymous_terminus_cannot_pass_on_is_counted(agent: RunningAgent) -> None:
+    async def scene(one: Peer) -> None:
+        link = await one.connection.attach_sender(Terminus(None))
+        await until(lambda: link.sendable, "credit")
+        link.send(Draft(phone(), Properties(to="nowhere")).encode(), settled=True)
+        await until(lambda: agent.agent.broker.intake.refusals == {"address-unknown": 1}, "it is counted")
+
+    play(agent, scene)
+
+
+def test_one_address_is_one_way_however_it_is_written(shared_agent: RunningAgent) -> None:
+    """Slashes around an address mean nothing: the events of a link keep their order, and nothing is kept of each spelling."""
+
+    async def scene(one: Peer) -> None:
+        _, end = await one.subscribe("//*:PhoneStatus")
+        link = await one.connection.attach_sender(Terminus(None))
+        await until(lambda: link.credit >= 30, "credit")
+        sent = [phone(f"{number:04}" * (40_000 if number == 0 else 1)) for number in range(30)]
+        for number, body in enumerate(sent):
+            link.send(Draft(body, Properties(to="/" * number + DOMAIN)).encode())
+        await until(lambda: len(end.received) == len(sent), "all arrive")
+        assert end.bodies == sent
+        relays = [one.handler for connection in shared_agent.agent.broker.connections for one in connection._links.values()]
+        assert [len(relay._entrances) for relay in relays if isinstance(relay, Relay)] == [1]
 
     play(shared_agent, scene)
 
