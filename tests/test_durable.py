@@ -909,3 +909,46 @@ async def test_what_nobody_wants_any_more_is_a_dead_letter_and_holds_up_nothing(
     await until(lambda: numbers(choosy) == [1, 2], "the next one comes")
     await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
     await until(lambda: numbers(dead) == [1], "the first one is a dead letter")
+
+
+async def bury(stage: Scene, name: str, count: int) -> None:
+    """Have dead letters of a subscription."""
+    connection = await stage.connect()
+    await receive(connection, name, End(outcome_for=Rejected(Condition("x:y", "not now"))))
+    await stage.publish(*range(count))
+    await until(lambda: stage.agent.broker.subscriptions.totals().buried == count, "all are dead")
+    connection.abort()
+    dead = stage.agent.broker.subscriptions.kept.dead_letters("admin")
+    assert dead is not None
+    await until(lambda: dead.waiting == count, "and on the disk")
+
+
+@scene()
+async def test_two_replays_at_once_replay_once(stage: Scene) -> None:
+    await bury(stage, "billing", 5)
+    end = End()
+    async with stage.client() as bus:
+        counts = await asyncio.gather(*(bus.call("replaySubscription", "billing") for _ in range(3)))
+    assert sorted(counts) == [0, 0, 5]
+    await receive(await stage.connect(), "billing", end)
+    await stage.publish(7)
+    await until(lambda: 7 in numbers(end), "the next one comes")
+    assert numbers(end) == [0, 1, 2, 3, 4, 7]
+
+
+@scene()
+async def test_a_replay_to_one_that_is_deleted_loses_nothing(stage: Scene) -> None:
+    await bury(stage, "billing", 3)
+    dead = stage.agent.broker.subscriptions.kept.dead_letters("admin")
+    assert dead is not None
+    async with stage.client() as bus:
+        disk = SlowDisk(stage)
+        replaying = asyncio.ensure_future(bus.call("replaySubscription", "billing"))
+        target = next(one for one in stage.agent.broker.subscriptions.all if one.terms.name == "billing")
+        await until(lambda: target.kept_events, "one is on its way to the disk")
+        assert await bus.call("deleteSubscription", "billing")
+        disk.go.set()
+        with pytest.raises(ClacksError) as caught:
+            await replaying
+    assert caught.value.code == "subscription-unknown"
+    assert dead.waiting == 3
