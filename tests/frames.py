@@ -40,8 +40,8 @@ def detach(handle: int, *, closed: bool) -> bytes:
     return frame(DETACH, UInt(handle), closed)
 
 
-def credit(handle: int, count: int) -> bytes:
-    return frame(FLOW, UInt(0), UInt(WINDOW), UInt(0), UInt(WINDOW), UInt(handle), UInt(0), UInt(count))
+def credit(handle: int, count: int, *, drain: bool = False) -> bytes:
+    return frame(FLOW, UInt(0), UInt(WINDOW), UInt(0), UInt(WINDOW), UInt(handle), UInt(0), UInt(count), UInt(0), drain)
 
 
 def transfer(handle: int, number: int, payload: bytes, *, more: bool = False) -> bytes:

@@ -952,3 +952,18 @@ async def test_a_replay_to_one_that_is_deleted_loses_nothing(stage: Scene) -> No
             await replaying
     assert caught.value.code == "subscription-unknown"
     assert dead.waiting == 3
+
+
+@scene()
+async def test_credit_that_comes_with_the_attach_is_used(stage: Scene) -> None:
+    """As clients send it that do not wait for the answer: for what waits, and to be given back where nothing does."""
+    (await receive(await stage.connect(container="by hand"), "billing", End(), credit=0)).close(closed=False)
+    await stage.publish(1, 2, 3)
+    async with ByHand.connected(stage.port) as peer:
+        peer.send(frames.attach(0, "billing", receives=frames.source(DOMAIN, expiry="never")), frames.credit(0, 2))
+        await peer.frames(frames.TRANSFER, 2)
+        peer.send(frames.attach(1, "live", receives=frames.source(DOMAIN)), frames.credit(1, 5, drain=True))
+        await until(lambda: any(len(fields) > 6 and fields[4] == 1 for fields in peer.of(frames.FLOW)), "the credit is given back")
+        told = next(fields for fields in peer.of(frames.FLOW) if len(fields) > 6 and fields[4] == 1)
+        assert told[5:7] == [5, 0]
+        assert len(peer.of(frames.TRANSFER)) == 2

@@ -143,6 +143,7 @@ class Subscription:
         consumer = Consumer(link, self)
         self.consumers.append(consumer)
         self._elect()
+        self.pump()  # its credit may have come with its attach, before there was a consumer to hear of it
 
     def leave(self, consumer: Consumer, *, closed: bool, lost: bool) -> None:
         """A consumer has gone: what it had not settled is there again; if it was `lost`, after one more failure."""
