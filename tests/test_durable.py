@@ -967,3 +967,26 @@ async def test_credit_that_comes_with_the_attach_is_used(stage: Scene) -> None:
         told = next(fields for fields in peer.of(frames.FLOW) if len(fields) > 6 and fields[4] == 1)
         assert told[5:7] == [5, 0]
         assert len(peer.of(frames.TRANSFER)) == 2
+
+
+@scene(**{"queue.events": 1})
+async def test_what_is_just_small_enough_stays_so(stage: Scene) -> None:
+    """Neither how often it has come, nor how many were dropped before it, makes a message larger than its consumer takes."""
+    first = End()
+    await receive(await stage.connect(), "measure", first, source=Terminus(DOMAIN))
+    await stage.publish(1)
+    await until(lambda: first.received, "one has come")
+    size = len(first.received[0][1])
+    options = Options(container_id="narrow", hostname="localhost", max_message_size=size)
+    for name, source in (("durable", None), ("live", Terminus(DOMAIN))):
+        narrow = await connect("localhost", stage.port, Credentials("admin", "admin"), options)
+        stage.connections.append(narrow)
+        end = End(outcome_for=None)
+        link = await receive(narrow, name, end, source=source, credit=0)
+        await stage.publish(1, 2, 3)
+        link.window = 10
+        await until(lambda end=end: end.received, "the first one is there")
+        link.settle(end.received[0][0], Modified(failed=True))
+        await until(lambda end=end: numbers(end).count(numbers(end)[0]) == 2, "it comes again")
+        assert not end.ended
+        narrow.abort()

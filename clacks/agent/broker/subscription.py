@@ -322,10 +322,14 @@ class Subscription:
     def _send(self, consumer: Consumer, message: Message) -> None:
         number, encoded, expires, _, _ = message
         if self._attempts and (attempts := self._attempts.get(number)):
-            encoded = with_header(encoded, expires - self._host.clock() if expires else None, attempts)
+            told = with_header(encoded, expires - self._host.clock() if expires else None, attempts)
+            if len(told) <= consumer.most:  # a link is closed for a byte more than its peer takes
+                encoded = told
         if self._untold:
-            encoded = marked(encoded, {DROPPED: self._untold})
-            self._untold = 0
+            told = marked(encoded, {DROPPED: self._untold})
+            if len(told) <= consumer.most:
+                encoded = told
+                self._untold = 0
         if consumer.settled:
             consumer.link.send(encoded, settled=True)
             self._end_of(message)
