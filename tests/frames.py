@@ -54,6 +54,7 @@ class ByHand:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.got: list[tuple[int, list[Any]]] = []
+        self.sizes: list[int] = []  # of the frames that came
         self.ended = False
 
     @classmethod
@@ -104,6 +105,7 @@ class ByHand:
 
     async def _frame(self) -> tuple[int, list[Any]]:
         size = int.from_bytes(await self._reader.readexactly(4), "big")
+        self.sizes.append(size)
         body = (await self._reader.readexactly(size - 4))[4:]
         if not body:
             return 0, []

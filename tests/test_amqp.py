@@ -621,8 +621,8 @@ async def chunking(port: int, size: int) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def by_hand(server: Server | None = None, idle: int | None = None, **options: Any) -> AsyncIterator[ByHand]:
-    announced = {} if idle is None else {"idle": idle}
+async def by_hand(server: Server | None = None, idle: int | None = None, max_frame: int = 2**16, **options: Any) -> AsyncIterator[ByHand]:
+    announced = {"max_frame": max_frame} | ({} if idle is None else {"idle": idle})
     async with serving(server, **options) as listener, ByHand.connected(listener.address[1], "admin", "secret", **announced) as peer:
         yield peer
 
@@ -760,3 +760,25 @@ def test_a_link_of_the_same_name_in_the_same_piece(closed: bool) -> None:
             assert sum(link.alive for link in server.links) == turns + 1
 
     test()
+
+
+@run
+async def test_an_error_fits_into_the_peers_frames() -> None:
+    """Further values are left out, and the end of the sentence, instead of sending a frame that the peer cannot take."""
+    long = Condition("amqp:not-allowed", "ä" * 2000, {"code": "x", "problems": ["y" * 2000]})
+    end = End(outcome_for=Rejected(long))
+    server = Server(make_end=lambda: end)
+    async with by_hand(server, max_frame=512) as peer:
+        peer.send(frames.attach(0, "a", sends_to="x"))
+        await until(lambda: granted(peer, 0), "credit")
+        peer.send(frames.transfer(0, 0, Draft(b"x").encode()))
+        told = [(await peer.frames(frames.DISPOSITION))[0][4].value[0]]
+        server.links[0].close(long)
+        told.append((await peer.frames(frames.DETACH))[0][2])
+        server.links[0].connection.close(long)
+        told.append((await peer.frames(frames.CLOSE))[0][0])
+        for error in told:
+            assert error.value[0] == "amqp:not-allowed"
+            assert "ä" * 50 in error.value[1]
+            assert error.value[2] == {"code": "x"}
+        assert max(peer.sizes) <= 512

@@ -41,6 +41,8 @@ log = logging.getLogger("clacks.amqp")
 CLOSE_SECONDS: Final = 5.0
 # Links one connection may have. A consumer has a few; a gateway of another project has been seen with hundreds.
 LINK_LIMIT: Final = 4096
+# What a frame has besides the condition in it, in bytes, and generously: its header, numbers, descriptors.
+FRAME_ROOM: Final = 128
 # The shortest idle time-out that a peer may ask for, in milliseconds: it gets an empty frame in each half of it.
 IDLE_LEAST: Final = 100
 # The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
@@ -214,9 +216,13 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._farewell = True
-        write_condition(lib.pn_connection_condition(self._engine.connection), condition)
+        write_condition(lib.pn_connection_condition(self._engine.connection), condition and self.fitted(condition))
         self.touch()
         self._deadline = self.loop.call_later(CLOSE_SECONDS, self.abort)
+
+    def fitted(self, condition: Condition) -> Condition:
+        """What of a condition fits into one frame of the peer's: the engine would write a larger one, and the peer would close."""
+        return condition.within(lib.pn_transport_get_remote_max_frame(self._living().transport) - FRAME_ROOM)
 
     async def wait_closed(self) -> None:
         """Wait until the socket is gone."""

@@ -27,7 +27,7 @@ from .engine import (
     write_outcome,
     write_terminus,
 )
-from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome
+from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome, Rejected
 from .terminus import Terminus
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Link:
         if not self.alive:
             return
         pointer = self._pointer
-        write_condition(lib.pn_link_condition(pointer), condition)
+        write_condition(lib.pn_link_condition(pointer), condition and self.connection.fitted(condition))
         if closed:
             lib.pn_link_close(pointer)
         else:
@@ -326,6 +326,8 @@ class Receiver(Link):
         if outcome is ACCEPTED:
             _update(delivery, _ACCEPTED)
         else:
+            if isinstance(outcome, Rejected):
+                outcome = Rejected(self.connection.fitted(outcome.condition))
             write_outcome(delivery, outcome)
         if self._settles_first:
             del self._unsettled[number]
