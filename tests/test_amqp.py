@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
+import frames
 from clacks.amqp import (
     ACCEPTED,
     RELEASED,
@@ -37,11 +38,15 @@ from clacks.amqp import (
     Symbol,
     Terminus,
     connect,
+    link,
     make_verifier,
     serve,
 )  # fmt: skip
+from clacks.amqp import connection as connections
+from clacks.amqp.codec import UInt
 from clacks.amqp.link import OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
+from frames import ByHand
 from support import End, resident, run, until
 
 VERIFIER = make_verifier("secret", 4096)
@@ -244,6 +249,24 @@ async def test_the_peer_sees_what_was_asked_for_and_answers_it() -> None:
         link = await connection.attach_receiver(wanted)
         assert server.sources == [wanted]
         assert link.remote_source == wanted
+        await closed(connection)
+
+
+@run
+async def test_an_attach_that_fails_holds_up_nobody() -> None:
+    class Faulty(Server):
+        def attach(self, link: Sender | Receiver) -> None:
+            if link.name == "1":
+                raise LookupError("a fault")
+            super().attach(link)
+
+    async with serving(Faulty()) as listener:
+        connection = await dialled(listener)
+        attaches = [connection.attach_sender(Terminus("x"), name=str(number)) for number in range(5)]
+        answers = await asyncio.gather(*attaches, return_exceptions=True)
+        assert [str(answer) if isinstance(answer, AmqpError) else "" for answer in answers] == [
+            "", "amqp:internal-error: LookupError", "", "", "",
+        ]  # fmt: skip
         await closed(connection)
 
 
@@ -592,3 +615,170 @@ async def chunking(port: int, size: int) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+
+
+# --- peers without manners --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def by_hand(server: Server | None = None, idle: int | None = None, max_frame: int = 2**16, **options: Any) -> AsyncIterator[ByHand]:
+    announced = {"max_frame": max_frame} | ({} if idle is None else {"idle": idle})
+    async with serving(server, **options) as listener, ByHand.connected(listener.address[1], "admin", "secret", **announced) as peer:
+        yield peer
+
+
+async def closed_because(peer: ByHand) -> tuple[str, str]:
+    """The condition and the sentence with which a peer's connection is closed."""
+    error = (await peer.frames(frames.CLOSE))[0][0].value
+    return str(error[0]), str(error[1])
+
+
+def granted(peer: ByHand, handle: int) -> int:
+    """The number up to which a link may send: the delivery count and the credit that it was last told."""
+    return next((fields[5] + fields[6] for fields in reversed(peer.of(frames.FLOW)) if len(fields) > 6 and fields[4] == handle), 0)
+
+
+def test_who_settles_second_and_never_does_gets_no_more_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "UNSETTLED_LIMIT", 20)
+
+    @run
+    async def test() -> None:
+        server = Server(window=10)
+        async with by_hand(server) as peer:
+            peer.send(frames.attach(0, "a", sends_to="x", second=True))
+            await until(lambda: server.links, "the link is there")
+            receiver, sent = server.links[0], list[int]()
+
+            async def send() -> None:
+                while len(sent) < granted(peer, 0):
+                    peer.send(frames.transfer(0, len(sent), Draft(b"x").encode()))
+                    sent.append(1)
+                    await until(lambda: receiver.unsettled == len(sent), "it has come")
+
+            await until(lambda: granted(peer, 0) > 0, "credit")
+            await send()
+            assert 20 <= len(sent) < 40
+            peer.send(frames.frame(frames.DISPOSITION, False, UInt(0), UInt(len(sent) - 1), True))
+            await until(lambda: granted(peer, 0) > len(sent), "there is credit again")
+            assert receiver.unsettled == 0
+
+    test()
+
+
+@run
+async def test_unfinished_messages_on_many_links_cost_their_connection() -> None:
+    async with by_hand(max_message_size=1000) as peer:
+        for number in range(link.UNFINISHED_FACTOR + 2):
+            peer.send(frames.attach(number, str(number), sends_to="x"))
+        await until(lambda: all(granted(peer, number) for number in range(link.UNFINISHED_FACTOR + 2)), "each has credit")
+        for number in range(link.UNFINISHED_FACTOR + 2):
+            peer.send(frames.transfer(number, number, b"x" * 990, more=True))
+        name, said = await closed_because(peer)
+        assert name == "amqp:resource-limit-exceeded"
+        assert "unfinished" in said
+
+
+@run
+async def test_finished_messages_on_many_links_do_not() -> None:
+    server = Server()
+    async with by_hand(server, max_message_size=1000) as peer:
+        number = 0
+        for turn in range(3):
+            for handle in range(link.UNFINISHED_FACTOR - 1):
+                if turn == 0:
+                    peer.send(frames.attach(handle, str(handle), sends_to="x"))
+                    await until(lambda handle=handle: granted(peer, handle), "it has credit")
+                peer.send(frames.transfer(handle, number, b"\0\x53\x75\xb0\0\0\3\x20" + b"x" * 790, more=True))
+                peer.send(frames.transfer(handle, number, b"y" * 10))
+                number += 1
+        await until(lambda: sum(len(end.received) for end in server.ends) == number, "all are there")
+        assert not peer.of(frames.CLOSE)
+
+
+def test_refused_links_that_are_never_detached_cost_their_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINK_LIMIT", 10)
+
+    @run
+    async def test() -> None:
+        async with by_hand() as peer:
+            peer.send(*(frames.attach(number, str(number), sends_to="x") for number in range(20)))
+            await peer.frames(frames.DETACH, 10)
+            assert not peer.of(frames.CLOSE)
+            peer.send(frames.attach(20, "20", sends_to="x"))
+            assert (await closed_because(peer))[0] == "amqp:resource-limit-exceeded"
+
+    test()
+
+
+@run
+async def test_an_idle_time_out_that_would_keep_us_busy_is_refused() -> None:
+    async with by_hand(idle=1) as peer:
+        name, said = await closed_because(peer)
+        assert name == "amqp:not-allowed"
+        assert "100 or more" in said
+    server = Server()
+    async with by_hand(server, idle=100) as peer:
+        await peer.frames(0, 3)
+        assert server.opened_by == ["admin"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_whoever_detaches_before_it_is_answered_is_answered(closed: bool) -> None:
+    @run
+    async def test() -> None:
+        server = Server()
+        async with by_hand(server) as peer:
+            mine = frames.source("x")
+            peer.send(frames.attach(0, "a", receives=mine), frames.detach(0, closed=closed))
+            await peer.frames(frames.DETACH)
+            peer.send(frames.attach(0, "a", receives=mine))
+            await until(lambda: len(server.links) == 1, "the next one is attached")
+
+    test()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_link_of_the_same_name_in_the_same_piece(closed: bool) -> None:
+    """Detached and attached again, beside others that are: each attach is answered after the detach before it."""
+
+    @run
+    async def test() -> None:
+        server = Server()
+        async with by_hand(server) as peer:
+            mine, turns = frames.source("x"), 50
+            peer.send(frames.attach(0, "a", receives=mine))
+            await peer.frames(frames.ATTACH)
+            for turn in range(turns):
+                again = frames.detach(0, closed=closed), frames.attach(0, "a", receives=mine)
+                peer.send(frames.attach(turn + 1, f"b{turn}", receives=mine), *again)
+                await peer.frames(frames.ATTACH, 2 * turn + 3)
+            attached = 0
+            for kind, fields in peer.got:
+                attached += (kind == frames.ATTACH and fields[0] == "a") - (kind == frames.DETACH)
+                assert attached <= 1
+            assert len(peer.of(frames.DETACH)) == turns
+            assert sum(link.alive for link in server.links) == turns + 1
+
+    test()
+
+
+@run
+async def test_an_error_fits_into_the_peers_frames() -> None:
+    """Further values are left out, and the end of the sentence, instead of sending a frame that the peer cannot take."""
+    long = Condition("amqp:not-allowed", "ä" * 2000, {"code": "x", "problems": ["y" * 2000]})
+    end = End(outcome_for=Rejected(long))
+    server = Server(make_end=lambda: end)
+    async with by_hand(server, max_frame=512) as peer:
+        peer.send(frames.attach(0, "a", sends_to="x"))
+        await until(lambda: granted(peer, 0), "credit")
+        peer.send(frames.transfer(0, 0, Draft(b"x").encode()))
+        told = [(await peer.frames(frames.DISPOSITION))[0][4].value[0]]
+        server.links[0].close(long)
+        told.append((await peer.frames(frames.DETACH))[0][2])
+        server.links[0].connection.close(long)
+        told.append((await peer.frames(frames.CLOSE))[0][0])
+        for error in told:
+            assert error.value[0] == "amqp:not-allowed"
+            assert "ä" * 50 in error.value[1]
+            assert error.value[2] == {"code": "x"}
+        assert max(peer.sizes) <= 512

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 import sqlite3
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import frames
 from clacks.agent.access import ADMINISTRATORS, Access, Rule
 from clacks.agent.agent import Agent
+from clacks.agent.broker.compiler import BURST as BURST_SECONDS
+from clacks.agent.broker.compiler import LONG, SHARE
+from clacks.agent.broker.store import Batch
 from clacks.agent.broker.subscription import BURST
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
@@ -27,6 +35,7 @@ from clacks.amqp import (
     Modified,
     Options,
     Outcome,
+    Properties,
     Receiver,
     Rejected,
     Sender,
@@ -34,9 +43,11 @@ from clacks.amqp import (
     Terminus,
     connect,
 )
+from clacks.amqp.codec import UByte, ULong
 from clacks.common.components.client import BusClient, Keep
 from clacks.common.errors import ClacksError
-from support import End, run, until
+from frames import ByHand
+from support import DEADLINE, End, run, until
 
 DOMAIN = "org.clacks"
 RULES = (Rule(users=("anna",), publish=("*",), subscribe=("*",), durable=("anna-*",), block=("slow",)),)
@@ -105,8 +116,8 @@ async def receive(
 ) -> Receiver:
     filters = {"f": Described(Symbol("apache.org:xquery-filter:string"), xquery)} if xquery else {}
     asked = source or Terminus(DOMAIN, durable=2, expiry="never", filter=filters)
-    link = await connection.attach_receiver(asked, name=name, properties={key.replace("_", "-"): item for key, item in properties.items()})
-    link.handler = end
+    told = {key.replace("_", "-"): item for key, item in properties.items()}
+    link = await connection.attach_receiver(asked, name=name, properties=told, handler=end)
     link.window = credit
     return link
 
@@ -127,6 +138,12 @@ def scene(**settings: Any) -> Callable[[Callable[[Scene], Any]], Callable[[Path]
         return test
 
     return decorate
+
+
+def permit(stage: Scene, *rules: Rule) -> None:
+    """Other rules than those the agent has begun with."""
+    stage.agent.bus.access = Access(rules, stage.agent.users.members(stage.agent.users.users))
+    stage.agent.broker.permissions_changed()
 
 
 def numbers(end: End) -> list[int]:
@@ -255,6 +272,22 @@ async def test_what_is_released_comes_again_in_its_place(stage: Scene) -> None:
 @scene()
 async def test_what_is_modified_comes_again_with_its_count(stage: Scene) -> None:
     await refused_once(stage, Modified(failed=True), [1, 1, 1])
+
+
+@scene()
+async def test_an_event_that_expires_far_away_comes_again_too(stage: Scene) -> None:
+    """Further than the ttl of a header (3.2.1) can say: what is sent again says the most it can."""
+    connection, end = await stage.connect(), End(outcome_for=None)
+    link = await receive(connection, "billing", end)
+    publisher = await connection.attach_sender(Terminus(DOMAIN))
+    far = Properties(absolute_expiry_time=int(time.time() * 1000) + 2**33)
+    publisher.send(Draft(phone(1).encode(), far, annotations={"x-opt-own": UByte(7)}).encode())
+    await until(lambda: end.received, "it is there")
+    link.settle(end.received[0][0], Modified(failed=True))
+    await until(lambda: len(end.received) == 2, "it comes again")
+    first, second = end.messages
+    assert (second.header.ttl, second.header.delivery_count) == (2**32 - 1, 1)
+    assert (second.annotations, second.bare) == (first.annotations, first.bare)
 
 
 async def refused_once(stage: Scene, outcome: Outcome, counts: list[int]) -> None:
@@ -576,6 +609,8 @@ async def test_names_and_kinds_that_do_not_go_together(stage: Scene) -> None:
         ("x", None, {"clacks:overflow": "detach"}, "link-refused", "refuse, drop-oldest"),
         ("x", Terminus(DOMAIN), {"clacks:max-age": 5}, "link-refused", "durable subscriptions"),
         ("x", None, {"clacks:max-bytes": -1}, "link-refused", "above 0"),
+        ("x", None, {"clacks:max-bytes": math.inf}, "link-refused", "up to"),
+        ("x", None, {"clacks:max-age": ULong(2**64 - 1)}, "link-refused", "up to"),
         ("x", None, {"clacks:max-age": 5, "clacks:overflow": "refuse"}, "link-refused", "loses nothing"),
     ]
     for name, source, properties, code, said in refused:
@@ -626,9 +661,332 @@ async def test_a_suspended_one_is_not_taken_up_as_it_is(stage: Scene) -> None:
     await receive(await stage.connect("anna"), "anna-1", End(), credit=0)
     await stage.publish(1)
     subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
-    stage.agent.bus.access = Access((), stage.agent.users.members(stage.agent.users.users))
-    stage.agent.broker.permissions_changed()
+    permit(stage)
     with pytest.raises(AmqpError) as caught:
         await (await stage.connect("anna")).attach_receiver(None, name="anna-1")  # type: ignore[arg-type]
     assert caught.value.condition.info["code"] == "filter-suspended"
     assert (subscription.waiting, subscription.dropped) == (1, 0)
+
+
+XQUERY = Symbol("apache.org:xquery-filter:string")
+
+
+@scene()
+async def test_what_cannot_be_answered_is_refused_and_holds_nobody_up(stage: Scene) -> None:
+    """A capability or a filter's key that is no symbol: nothing of its subscription stays, and its user's other attaches are answered."""
+    long = Described(XQUERY, "1 = " + " " * LONG + "1")
+    async with ByHand.connected(stage.port) as peer:
+        peer.send(
+            frames.attach(0, "a", receives=frames.source(DOMAIN, filters={"ä": Described(XQUERY, "1")})),
+            frames.attach(1, "b", receives=frames.source(DOMAIN, filters={"ä": long})),
+            frames.attach(2, "c", receives=frames.source(DOMAIN, filters={"f": long}, capabilities=["ä", "shared", 7])),
+            frames.attach(3, "d", receives=frames.source(DOMAIN, filters={"f": long})),
+        )
+        refused = await peer.frames(frames.DETACH, 2)
+        assert [fields[2].value[2]["code"] for fields in refused] == ["filter-invalid"] * 2
+        answers = {fields[0]: fields[5] for fields in await peer.frames(frames.ATTACH, 4)}
+        assert answers["c"].value[10] == ["shared"]
+        await until(lambda: {one.terms.name for one in stage.agent.broker.subscriptions.all} == {"c", "d"}, "two have subscribed")
+    await until(lambda: not stage.agent.broker.subscriptions.all, "nothing is left")
+
+
+class SlowDisk:
+    """The disk of a scene's agent, on which nothing is done until it is told to."""
+
+    def __init__(self, stage: Scene) -> None:
+        journal = stage.agent.broker.subscriptions.kept.journal()
+        self.defining = stage.agent.broker.attaching._defining
+        self.go = threading.Event()
+        write = journal._store.write
+
+        def slow(batch: Batch) -> None:
+            assert self.go.wait(DEADLINE)
+            write(batch)
+
+        journal._store.write = slow  # type: ignore[method-assign]
+
+    async def wait(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """An attach under way, whose subscription is on its way to the disk."""
+        task = asyncio.ensure_future(work)
+        await until(lambda: self.defining, "its definition is to be written")
+        return task
+
+
+@scene()
+async def test_who_comes_while_a_definition_is_written_takes_it_over_afterwards(stage: Scene) -> None:
+    disk, ends = SlowDisk(stage), (End(), End(), End())
+    connections = [await stage.connect() for _ in ends]
+    first = await disk.wait(receive(connections[0], "billing", ends[0]))
+    second = asyncio.ensure_future(receive(connections[1], "billing", ends[1]))
+    third = asyncio.ensure_future(connections[2].attach_receiver(None, name="billing", handler=ends[2]))  # type: ignore[arg-type]
+    await until(lambda: [len(others) for others in disk.defining.values()] == [2], "the others have come")
+    disk.go.set()
+    link = (await asyncio.gather(first, second, third))[2]
+    await until(lambda: ends[0].ended and ends[1].ended, "the first two have lost it")
+    assert [end.ended[0][0].name for end in ends[:2] if end.ended[0][0]] == ["amqp:link:stolen"] * 2
+    link.window = 10
+    assert await stage.publish(1, 2) == [ACCEPTED] * 2
+    await until(lambda: len(ends[2].received) == 2, "the last one has it")
+    assert not ends[0].received
+    assert not disk.defining
+
+
+@scene()
+async def test_one_that_is_deleted_while_it_is_written_is_not_joined(stage: Scene) -> None:
+    disk = SlowDisk(stage)
+    attaching = await disk.wait(receive(await stage.connect(), "billing", End()))
+    async with stage.client() as bus:
+        assert await bus.call("deleteSubscription", "billing", None, True)
+    disk.go.set()
+    with pytest.raises(AmqpError) as caught:
+        await attaching
+    assert caught.value.condition.info["code"] == "subscription-deleted"
+
+
+@scene()
+async def test_one_whose_user_loses_their_rights_while_it_is_written_keeps_what_waits(stage: Scene) -> None:
+    (await receive(await stage.connect("anna"), "anna-1", End(), credit=0)).close(closed=False)
+    await stage.publish(*range(10))
+    disk = SlowDisk(stage)
+    replaced = receive(await stage.connect("anna"), "anna-1", End(), xquery="//*:CallerId = 1", **{"clacks:replace": True})
+    attaching = await disk.wait(replaced)
+    permit(stage)
+    disk.go.set()
+    with pytest.raises(AmqpError) as caught:
+        await attaching
+    assert caught.value.condition.info["code"] == "filter-suspended"
+    assert next(iter(stage.agent.broker.subscriptions.kept.all.values())).waiting == 10
+
+
+@scene()
+async def test_one_whose_link_goes_while_it_is_written_expires(stage: Scene) -> None:
+    disk, kept = SlowDisk(stage), stage.agent.broker.subscriptions.kept.all
+    for closed in (False, True):
+        disk.go.clear()
+        source = Terminus(DOMAIN, durable=2, expiry="link-detach", timeout=1 if not closed else 1000)
+        connection = await stage.connect()
+        attaching = await disk.wait(receive(connection, "brief", End(), source=source))
+        assert len(kept) == 1
+        if closed:
+            next(iter(connection._links.values())).close()
+        else:
+            connection.abort()
+        await until(lambda: not any(one.links for one in stage.agent.broker.connections), "the agent knows")
+        disk.go.set()
+        with pytest.raises(AmqpError):
+            await attaching
+        await until(lambda: not kept, "it is gone")
+
+
+@scene()
+async def test_the_answer_says_how_long_it_is_kept(stage: Scene) -> None:
+    """A subscription stays as it was made, whatever expiry policy a later link asks for."""
+    for name, made, asked in (("a", ("never", 0), ("link-detach", 5)), ("b", ("session-end", 7), ("never", 0))):
+        for expiry, timeout in (made, asked):
+            source = Terminus(DOMAIN, durable=2, expiry=expiry, timeout=timeout)
+            link = await receive(await stage.connect(), name, End(), source=source)
+            assert link.remote_source is not None
+            assert link.remote_source.timeout == made[1]
+            assert (link.remote_source.expiry == "never") == (made[0] == "never")
+
+
+@scene()
+async def test_rules_that_change_while_a_filter_is_compiled_are_asked_again(stage: Scene) -> None:
+    """For all that the attach wants: to keep it, and to slow publishers down."""
+    compiler, long = stage.agent.broker.attaching._compiler, "1 = " + " " * LONG + "1"
+    permits = Rule(users=("anna",), subscribe=("*",))
+    rounds: list[tuple[str, Terminus | None, dict[str, Any]]] = [
+        ("anna-1", None, {}),
+        ("slow", Terminus(DOMAIN, filter={"f": Described(XQUERY, long)}), {"clacks:overflow": "block-publisher"}),
+    ]
+    for name, asked, properties in rounds:
+        permit(stage, *RULES)
+        compiler._paid["anna"] = compiler._loop.time() + 2 * BURST_SECONDS / SHARE
+        connection = await stage.connect("anna")
+        attaching = asyncio.ensure_future(receive(connection, name, End(), source=asked, xquery=long, **properties))
+        await until(lambda: compiler._waiting, "it waits for its turn")
+        permit(stage, permits)
+        compiler._paid.clear()
+        compiler._next("anna")
+        with pytest.raises(AmqpError) as caught:
+            await attaching
+        assert caught.value.condition.info["code"] == "not-permitted"
+        connection.abort()
+    assert not stage.agent.broker.subscriptions.all
+
+
+@scene()
+async def test_filters_of_links_that_have_gone_are_not_compiled(stage: Scene) -> None:
+    """And not charged to their user, whose next attach has its turn at once."""
+    compiler, long = stage.agent.broker.attaching._compiler, "1 = " + " " * LONG + "1"
+    compiler._paid["anna"] = compiler._loop.time() + 2 * BURST_SECONDS / SHARE
+    gone, here = await stage.connect("anna"), await stage.connect("anna")
+    lost = [asyncio.ensure_future(receive(gone, f"anna-{number}", End(), xquery=long)) for number in range(5)]
+    await until(lambda: [len(requests) for requests in compiler._waiting.values()] == [5], "they wait for their turn")
+    gone.abort()
+    await asyncio.gather(*lost, return_exceptions=True)
+    attaching = asyncio.ensure_future(receive(here, "anna-5", End(), xquery=long))
+    await until(lambda: [len(requests) for requests in compiler._waiting.values()] == [6], "one more waits")
+    compiler._paid.clear()
+    calls = []
+    compiler._charged = lambda user, answer, seconds: calls.append(user) or answer  # type: ignore[method-assign, func-returns-value]
+    compiler._next("anna")
+    await attaching
+    assert calls == ["anna"]
+    assert not compiler._waiting
+
+
+WORKERS = Terminus(DOMAIN, durable=2, expiry="never", capabilities=("shared",))
+
+
+@scene()
+async def test_a_suspended_shared_one_keeps_what_waits(stage: Scene) -> None:
+    """None of its consumers, which all go, takes anything along."""
+    for _ in range(3):
+        await receive(await stage.connect("anna"), "anna-1", End(outcome_for=None), source=WORKERS, credit=2)
+    await stage.publish(*range(20))
+    permit(stage)
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
+    assert (subscription.waiting, subscription.dropped) == (20, 0)
+    permit(stage, *RULES)
+    end = End()
+    await receive(await stage.connect("anna"), "anna-1", end, source=WORKERS)
+    await until(lambda: len(end.received) == 20, "all of it is there")
+    assert numbers(end) == [*range(20)]
+
+
+@scene()
+async def test_consumers_that_are_lost_together_give_nothing_to_each_other(stage: Scene) -> None:
+    connection, ends = await stage.connect(), [End(outcome_for=None) for _ in range(5)]
+    for place, end in enumerate(ends):
+        await receive(connection, f"workers|{place}", end, source=WORKERS, credit=10)
+    await stage.publish(*range(5))
+    await until(lambda: all(len(end.received) == 1 for end in ends), "each has one")
+    connection.abort()
+    again = End()
+    await receive(await stage.connect(), "workers", again, source=WORKERS)
+    await until(lambda: len(again.received) == 5, "another one has them")
+    assert [message.header.delivery_count for message in again.messages] == [1] * 5
+
+
+class Choosy(End):
+    """Wants another consumer to have the first `shunned` messages."""
+
+    shunned = 10**6
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        self.outcome_for = Modified(failed=False, undeliverable=True) if len(self.received) < self.shunned else ACCEPTED
+        super().message(link, number, encoded, settled)
+
+
+@scene()
+async def test_nothing_is_kept_of_what_another_consumer_takes(stage: Scene) -> None:
+    for name, source in (("live", Terminus(DOMAIN, capabilities=("shared",))), ("durable", WORKERS)):
+        choosy, other = Choosy(), End()
+        await receive(await stage.connect(), name, choosy, source=source)
+        await receive(await stage.connect(), name, other, source=source)
+        await stage.publish(*range(20))
+        await until(lambda other=other: len(other.received) == 20, "the other one has all")
+        subscription = next(one for one in stage.agent.broker.subscriptions.all if one.terms.name == name)
+        await until(lambda subscription=subscription: subscription.unsettled == 0, "and has settled them")
+        assert choosy.received
+        assert not subscription._shunned
+
+
+@scene()
+async def test_what_nobody_wants_any_more_is_a_dead_letter_and_holds_up_nothing(stage: Scene) -> None:
+    """The only consumer that might have taken it has left."""
+    choosy, dead = Choosy(), End()
+    choosy.shunned = 1
+    leaving = await stage.connect()
+    await receive(leaving, "workers", End(), source=WORKERS, credit=0)
+    await receive(await stage.connect(), "workers", choosy, source=WORKERS)
+    await stage.publish(1)
+    subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
+    await until(lambda: subscription.waiting == 1, "it has come back")
+    leaving.abort()
+    await stage.publish(2)
+    await until(lambda: numbers(choosy) == [1, 2], "the next one comes")
+    await receive(await stage.connect(), "dead", dead, source=Terminus(f"{DOMAIN}.dead-letters"))
+    await until(lambda: numbers(dead) == [1], "the first one is a dead letter")
+
+
+async def bury(stage: Scene, name: str, count: int) -> None:
+    """Have dead letters of a subscription."""
+    connection = await stage.connect()
+    await receive(connection, name, End(outcome_for=Rejected(Condition("x:y", "not now"))))
+    await stage.publish(*range(count))
+    await until(lambda: stage.agent.broker.subscriptions.totals().buried == count, "all are dead")
+    connection.abort()
+    dead = stage.agent.broker.subscriptions.kept.dead_letters("admin")
+    assert dead is not None
+    await until(lambda: dead.waiting == count, "and on the disk")
+
+
+@scene()
+async def test_two_replays_at_once_replay_once(stage: Scene) -> None:
+    await bury(stage, "billing", 5)
+    end = End()
+    async with stage.client() as bus:
+        counts = await asyncio.gather(*(bus.call("replaySubscription", "billing") for _ in range(3)))
+    assert sorted(counts) == [0, 0, 5]
+    await receive(await stage.connect(), "billing", end)
+    await stage.publish(7)
+    await until(lambda: 7 in numbers(end), "the next one comes")
+    assert numbers(end) == [0, 1, 2, 3, 4, 7]
+
+
+@scene()
+async def test_a_replay_to_one_that_is_deleted_loses_nothing(stage: Scene) -> None:
+    await bury(stage, "billing", 3)
+    dead = stage.agent.broker.subscriptions.kept.dead_letters("admin")
+    assert dead is not None
+    async with stage.client() as bus:
+        disk = SlowDisk(stage)
+        replaying = asyncio.ensure_future(bus.call("replaySubscription", "billing"))
+        target = next(one for one in stage.agent.broker.subscriptions.all if one.terms.name == "billing")
+        await until(lambda: target.kept_events, "one is on its way to the disk")
+        assert await bus.call("deleteSubscription", "billing")
+        disk.go.set()
+        with pytest.raises(ClacksError) as caught:
+            await replaying
+    assert caught.value.code == "subscription-unknown"
+    assert dead.waiting == 3
+
+
+@scene()
+async def test_credit_that_comes_with_the_attach_is_used(stage: Scene) -> None:
+    """As clients send it that do not wait for the answer: for what waits, and to be given back where nothing does."""
+    (await receive(await stage.connect(container="by hand"), "billing", End(), credit=0)).close(closed=False)
+    await stage.publish(1, 2, 3)
+    async with ByHand.connected(stage.port) as peer:
+        peer.send(frames.attach(0, "billing", receives=frames.source(DOMAIN, expiry="never")), frames.credit(0, 2))
+        await peer.frames(frames.TRANSFER, 2)
+        peer.send(frames.attach(1, "live", receives=frames.source(DOMAIN)), frames.credit(1, 5, drain=True))
+        await until(lambda: any(len(fields) > 6 and fields[4] == 1 for fields in peer.of(frames.FLOW)), "the credit is given back")
+        told = next(fields for fields in peer.of(frames.FLOW) if len(fields) > 6 and fields[4] == 1)
+        assert told[5:7] == [5, 0]
+        assert len(peer.of(frames.TRANSFER)) == 2
+
+
+@scene(**{"queue.events": 1})
+async def test_what_is_just_small_enough_stays_so(stage: Scene) -> None:
+    """Neither how often it has come, nor how many were dropped before it, makes a message larger than its consumer takes."""
+    first = End()
+    await receive(await stage.connect(), "measure", first, source=Terminus(DOMAIN))
+    await stage.publish(1)
+    await until(lambda: first.received, "one has come")
+    size = len(first.received[0][1])
+    options = Options(container_id="narrow", hostname="localhost", max_message_size=size)
+    for name, source in (("durable", None), ("live", Terminus(DOMAIN))):
+        narrow = await connect("localhost", stage.port, Credentials("admin", "admin"), options)
+        stage.connections.append(narrow)
+        end = End(outcome_for=None)
+        link = await receive(narrow, name, end, source=source, credit=0)
+        await stage.publish(1, 2, 3)
+        link.window = 10
+        await until(lambda end=end: end.received, "the first one is there")
+        link.settle(end.received[0][0], Modified(failed=True))
+        await until(lambda end=end: numbers(end).count(numbers(end)[0]) == 2, "it comes again")
+        assert not end.ended
+        narrow.abort()

@@ -12,6 +12,7 @@ import pytest
 
 from clacks.agent import intake
 from clacks.agent.broker import inlet
+from clacks.agent.broker.embedded import Relay
 from clacks.amqp import (
     ACCEPTED,
     RELEASED,
@@ -330,6 +331,7 @@ NO_EVENTS: list[tuple[str, bytes, str]] = [
     ("content-encoding", b"\0\x53\x73" + encode([None] * 7 + [Symbol("gzip")]) + b"\0\x53\x75" + encode(phone()), "event-encoding"),
     ("properties that are none", b"\0\x53\x73\x41\0\x53\x75" + encode(phone()), "event-body-type"),
     ("a forged user-id", b"\0\x53\x73" + encode([None, b"root"]) + b"\0\x53\x75" + encode(phone()), "user-id-forged"),
+    ("an annotation that cannot be written", b"\0\x53\x72" + encode({"ä": 1}) + b"\0\x53\x75" + encode(phone()), "event-body-type"),
     ("a user-id of another type", b"\0\x53\x73" + encode([None, "admin"]) + b"\0\x53\x75" + encode(phone()), "event-body-type"),
 ]
 
@@ -378,6 +380,34 @@ def test_the_anonymous_terminus(shared_agent: RunningAgent) -> None:
     play(shared_agent, scene)
 
 
+def test_what_the_anonymous_terminus_cannot_pass_on_is_counted(agent: RunningAgent) -> None:
+    async def scene(one: Peer) -> None:
+        link = await one.connection.attach_sender(Terminus(None))
+        await until(lambda: link.sendable, "credit")
+        link.send(Draft(phone(), Properties(to="nowhere")).encode(), settled=True)
+        await until(lambda: agent.agent.broker.intake.refusals == {"address-unknown": 1}, "it is counted")
+
+    play(agent, scene)
+
+
+def test_one_address_is_one_way_however_it_is_written(shared_agent: RunningAgent) -> None:
+    """Slashes around an address mean nothing: the events of a link keep their order, and nothing is kept of each spelling."""
+
+    async def scene(one: Peer) -> None:
+        _, end = await one.subscribe("//*:PhoneStatus")
+        link = await one.connection.attach_sender(Terminus(None))
+        await until(lambda: link.credit >= 30, "credit")
+        sent = [phone(f"{number:04}" * (40_000 if number == 0 else 1)) for number in range(30)]
+        for number, body in enumerate(sent):
+            link.send(Draft(body, Properties(to="/" * number + DOMAIN)).encode())
+        await until(lambda: len(end.received) == len(sent), "all arrive")
+        assert end.bodies == sent
+        relays = [one.handler for connection in shared_agent.agent.broker.connections for one in connection._links.values()]
+        assert [len(relay._entrances) for relay in relays if isinstance(relay, Relay)] == [1]
+
+    play(shared_agent, scene)
+
+
 # --- order, time, room -----------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +428,34 @@ def test_one_publishers_events_keep_their_order_large_ones_among_them(shared_age
         assert [number for number, _ in outcomes.outcomes] == sorted(number for number, _ in outcomes.outcomes)
 
     play(shared_agent, scene)
+
+
+def test_what_goes_wrong_with_one_event_does_not_hold_up_the_next(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever carries verdicts out fails: the publisher is told, and what waits behind a large event has its turn."""
+    driver = agent.agent.broker
+    real = driver.hand_over
+
+    def failing(incoming: Any, *rest: Any) -> None:
+        if b"broken" in incoming.body:
+            raise LookupError("a fault")
+        real(incoming, *rest)
+
+    monkeypatch.setattr(driver, "hand_over", failing)
+
+    async def scene(one: Peer) -> None:
+        link, end = await one.connection.attach_sender(Terminus(DOMAIN)), End()
+        link.handler = end
+        for status in ("x" * 100_000, "broken", "busy"):
+            link.send(Draft(phone(status)).encode())
+        await until(lambda: len(end.outcomes) == 3, "all have their outcome")
+        assert [code_of(outcome) if outcome != ACCEPTED else "" for _, outcome in sorted(end.outcomes, key=lambda pair: pair[0])] == [
+            "",
+            "internal",
+            "",
+        ]
+        assert agent.agent.broker.intake._waiting == 0
+
+    play(agent, scene)
 
 
 def test_a_publisher_of_large_events_has_to_wait_and_costs_a_bounded_amount(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:

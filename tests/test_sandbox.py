@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from clacks.agent import sandbox
 from clacks.agent.sandbox import Answer, Budget, Job, Sandbox, Worker
 from clacks.amqp import ACCEPTED, Draft
 from clacks.testing import LocalBus, sample
@@ -117,6 +119,29 @@ def test_a_process_that_dies_is_replaced() -> None:
         assert await ask(sandbox, DEAR) == Answer(matched=True)
 
     in_sandbox(scene, workers=1)
+
+
+def test_a_process_that_cannot_be_had_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has no room for it: who asks waits, each in its place, and is served when there is room again."""
+
+    async def scene(one: Sandbox) -> None:
+        failures = []
+
+        def full(end: Any) -> Any:
+            failures.append(end)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sandbox, "_spawn", full)
+            patched.setattr(sandbox, "RETRY_SECONDS", 0.01)
+            one.warm()
+            answers = [ask(one, DEAR, phone(status), owner) for owner in "abc" for status in ("busy", "idle")]
+            await until(lambda: len(failures) > 5, "it is tried again and again")
+            assert not any(answer.done() for answer in answers)
+        assert await asyncio.gather(*answers) == [Answer(matched=True), Answer()] * 3
+        assert one._workers <= 2
+
+    in_sandbox(scene)
 
 
 def test_a_process_has_nothing_of_the_agents_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -611,6 +611,22 @@ def test_what_failed_is_written_with_the_next_batch(tmp_path: Path) -> None:
     body()
 
 
+def test_one_who_cannot_hear_of_a_batch_keeps_it_from_nobody(tmp_path: Path) -> None:
+    @run
+    async def body() -> None:
+        journal, outcomes = Journal(tmp_path / "events.db"), []
+
+        def deaf(error: ClacksError | None) -> None:
+            raise LookupError("a fault")
+
+        for number, done in enumerate((outcomes.append, deaf, outcomes.append), 1):
+            journal.define(StoredSubscription(number, "admin", {}, 0), done)
+        await until(lambda: outcomes == [None, None], "the others hear of it")
+        await journal.close()
+
+    body()
+
+
 def test_a_batch_that_is_written_has_not_failed(tmp_path: Path) -> None:
     """Giving space back is no part of a batch: what goes wrong there is not told as its outcome."""
     store = Store(tmp_path / "events.db")

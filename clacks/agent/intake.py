@@ -38,7 +38,8 @@ class Driver(Protocol):
 
     def hand_over(self, incoming: Incoming, routed: Routed, lane: Lane, done: Done) -> None:
         """Hand the event to every subscription of the verdict, in the order of its lane, and call `done` once when all have confirmed:
-        with None, or with the error that the publisher is to see (then none of them will deliver it)."""
+        with None, or with the error that the publisher is to see (then none of them will deliver it). What is raised is told to the
+        publisher instead."""
 
 
 class Lane:
@@ -116,22 +117,24 @@ class Intake:
             return error.without_frames()
 
     def _examined(self, lane: Lane, finished: asyncio.Future[Event | ClacksError]) -> None:
-        incoming, done = lane.waiting[0]
         if finished.cancelled():
             examined: Event | ClacksError = ClacksError("bus-stopping")
         else:
             failure = finished.exception()
             examined = _internal(failure) if failure is not None else finished.result()
+        self._decide_first(lane, examined)
+        while lane.waiting and not self._bus.needs_worker(lane.waiting[0][0]):
+            self._decide_first(lane, None)
+        if lane.waiting:
+            self._next(lane)
+
+    def _decide_first(self, lane: Lane, examined: Event | ClacksError | None) -> None:
+        """The first that waits is decided on, and until then those that come in wait behind it."""
+        incoming, done = lane.waiting[0]
         try:
             self._decide(incoming, examined, lane, done)
         finally:
             self._waiting -= len(lane.waiting.popleft()[0].body)
-            while lane.waiting and not self._bus.needs_worker(lane.waiting[0][0]):
-                small, small_done = lane.waiting[0]
-                self._decide(small, None, lane, small_done)
-                self._waiting -= len(lane.waiting.popleft()[0].body)
-            if lane.waiting:
-                self._next(lane)
 
     def _decide(self, incoming: Incoming, examined: Event | ClacksError | None, lane: Lane, done: Done) -> None:
         sampled = not self.published & SAMPLE and time.perf_counter()
@@ -145,13 +148,20 @@ class Intake:
             self.sampled_seconds += time.perf_counter() - sampled
         if isinstance(verdict, Routed):
             self.published += 1
-            self._driver.hand_over(incoming, verdict, lane, done)
+            self._hand_over(incoming, verdict, lane, done)
         elif verdict.explainable and self._explaining < EXPLANATIONS:
             self._explaining += 1
             work = self._in_worker(self._bus.explain, incoming)
             work.add_done_callback(lambda finished: self._explained(incoming, verdict.error, finished, done))
         else:
             self.refuse(verdict.error, incoming.user, incoming.origin, done)
+
+    def _hand_over(self, incoming: Incoming, verdict: Routed, lane: Lane, done: Done) -> None:
+        try:
+            self._driver.hand_over(incoming, verdict, lane, done)
+        except Exception as error:  # of one event: those behind it go on
+            log.exception("not handed over", extra={"origin": incoming.origin, "user": incoming.user})
+            self.take_back(_internal(error), incoming, done)
 
     def _explained(self, incoming: Incoming, short: ClacksError, finished: asyncio.Future[ClacksError], done: Done) -> None:
         self._explaining -= 1

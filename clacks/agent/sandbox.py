@@ -31,6 +31,8 @@ PATIENCE: Final = 10
 PENALTY: Final = 4
 # What a process gives way by, in steps of niceness, from its start on.
 NICENESS: Final = 10
+# When no process can be had, the pause until the next attempt, in seconds: memory, processes and descriptors come back.
+RETRY_SECONDS: Final = 1.0
 # A process may be this long in starting (importing the engines) before it counts as broken, in seconds.
 START_SECONDS: Final = 30.0
 
@@ -130,7 +132,7 @@ class Sandbox:
         task.add_done_callback(self._tasks.discard)
 
     async def _start(self) -> None:
-        worker = await Worker.start()
+        worker = await _started()
         if worker is None:
             self._workers -= 1
         else:
@@ -138,19 +140,20 @@ class Sandbox:
         self._dispatch()
 
     async def _run(self, worker: Worker | None, job: Job) -> None:
-        answer = Answer(error="the sandbox could not be started")
         try:
-            worker = worker or await Worker.start()
-            if worker is not None:
-                answer = await worker.evaluate(job, self.budget)
-                if worker.alive and worker.kept > self.budget.memory:
-                    await worker.end()  # the full engine keeps 6 KiB of each evaluation: nobody else's is to pay for it
+            worker = worker or await _started()
+            if worker is None:
+                self._later(job)
+                return
+            answer = await worker.evaluate(job, self.budget)
+            if worker.alive and worker.kept > self.budget.memory:
+                await worker.end()  # the full engine keeps 6 KiB of each evaluation: nobody else's is to pay for it
         except asyncio.CancelledError:
             if worker is not None:
                 await worker.end()
             raise
         self.evaluated += 1
-        if worker is not None and worker.alive:
+        if worker.alive:
             self._idle.append(worker)
         else:
             self._workers -= 1
@@ -163,6 +166,13 @@ class Sandbox:
             self._free(job.owner)
         if not job.cancelled:
             job.answer(answer)
+        self._dispatch()
+
+    def _later(self, job: Job) -> None:
+        """There is no process for it now: it keeps its place, and nothing is decided about its event."""
+        self._workers -= 1
+        self._waiting.setdefault(job.owner, deque()).appendleft(job)
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._free, job.owner)
         self._dispatch()
 
     def _free(self, owner: str) -> None:
@@ -193,6 +203,9 @@ class Worker:
             process = await spawning
             process.kill()
             process.wait()
+            raise
+        except OSError:
+            here.close()
             raise
         finally:
             there.close()
@@ -274,6 +287,15 @@ class Worker:
         except OSError:
             return 0.0, 0
         return (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
+
+
+async def _started() -> Worker | None:
+    """A process; None if there is none to be had."""
+    try:
+        return await Worker.start()
+    except OSError as error:
+        log.error("the sandbox does not start", extra={"reason": error.strerror or str(error)})
+        return None
 
 
 def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:

@@ -159,7 +159,7 @@ def _array(width: int) -> _Reader:
             raise CodecError("an array has no constructor")
         descriptor = None
         if data[pos] == 0:
-            descriptor, pos = _decode(data, pos + 1, depth + 1)
+            descriptor, pos = _descriptor(data, pos + 1, depth + 1)
         code, pos = data[pos], pos + 1
         reader = _READERS.get(code)
         if reader is None:
@@ -230,15 +230,21 @@ _READERS: Final[dict[int, _Reader]] = {
 _ZERO_WIDTH: Final = frozenset({0x40, 0x41, 0x42, 0x43, 0x44, 0x45})
 
 
+def _descriptor(data: bytes, pos: int, depth: int) -> tuple[Symbol | int, int]:
+    descriptor, pos = _decode(data, pos, depth)
+    # Some write a ulong's number as another integer. One below 0 could not be encoded again.
+    if not isinstance(descriptor, Symbol) and not (isinstance(descriptor, int) and descriptor >= 0):
+        raise CodecError("a descriptor is neither a symbol nor a ulong")
+    return descriptor, pos
+
+
 def _decode(data: bytes, pos: int, depth: int) -> tuple[Any, int]:
     if depth > MAX_DEPTH:
         raise CodecError(f"values nest deeper than {MAX_DEPTH}")
     code = data[pos]
     if code == 0:
-        descriptor, pos = _decode(data, pos + 1, depth + 1)
+        descriptor, pos = _descriptor(data, pos + 1, depth + 1)
         value, pos = _decode(data, pos, depth + 1)
-        if not isinstance(descriptor, Symbol | int):
-            raise CodecError("a descriptor is neither a symbol nor a ulong")
         return Described(descriptor, value), pos
     reader = _READERS.get(code)
     if reader is None:

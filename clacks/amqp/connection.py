@@ -7,6 +7,7 @@ connection answers attaches, the handler of a link takes its deliveries. Everyth
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -25,7 +26,7 @@ from .engine import (
     write_map,
     write_symbols,
 )  # fmt: skip
-from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, open_link
+from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, end_all, open_link
 from .options import Options
 from .outcome import AmqpError, Condition
 from .peer import certificate_names, is_loopback, reason_of_loss
@@ -34,10 +35,16 @@ from .sessions import Sessions
 from .terminus import Terminus
 from .turns import Attaches, Reading
 
+log = logging.getLogger("clacks.amqp")
+
 # How long a peer may take to answer a close, in seconds: what is under way to it goes first.
 CLOSE_SECONDS: Final = 5.0
 # Links one connection may have. A consumer has a few; a gateway of another project has been seen with hundreds.
 LINK_LIMIT: Final = 4096
+# What a frame has besides the condition in it, in bytes, and generously: its header, numbers, descriptors.
+FRAME_ROOM: Final = 128
+# The shortest idle time-out that a peer may ask for, in milliseconds: it gets an empty frame in each half of it.
+IDLE_LEAST: Final = 100
 # The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
 NOT_ESTABLISHED: Final = "amqp:connection-establishment-failed"
 
@@ -87,6 +94,7 @@ class Connection(asyncio.Protocol):
         self.paused = False
         self.touched = False
         self.scratch = thread_scratch()
+        self.unfinished = 0  # bytes of deliveries that have not come to their end
         self.room = OUTPUT_LIMIT  # bytes that may be sent before the next flush says how much is left
         self.blocked: set[Sender] = set()
         self.ready: asyncio.Future[None] = self.loop.create_future()
@@ -208,9 +216,13 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._farewell = True
-        write_condition(lib.pn_connection_condition(self._engine.connection), condition)
+        write_condition(lib.pn_connection_condition(self._engine.connection), condition and self.fitted(condition))
         self.touch()
         self._deadline = self.loop.call_later(CLOSE_SECONDS, self.abort)
+
+    def fitted(self, condition: Condition) -> Condition:
+        """What of a condition fits into one frame of the peer's: the engine would write a larger one, and the peer would close."""
+        return condition.within(lib.pn_transport_get_remote_max_frame(self._living().transport) - FRAME_ROOM)
 
     async def wait_closed(self) -> None:
         """Wait until the socket is gone."""
@@ -262,10 +274,11 @@ class Connection(asyncio.Protocol):
         condition = self._condition
         if condition is None and not self._closing:
             condition = Condition("amqp:connection:forced", reason_of_loss(error))
-        for link in list(self._links.values()):
-            link.on_remote_end(condition, closed=False)
-            link.release()
+        links = list(self._links.values())
         self._links.clear()
+        end_all((link, condition) for link in links)
+        for link in links:
+            link.release()
         self._sessions.clear()
         self.blocked.clear()
         if self._engine is not None:
@@ -371,6 +384,7 @@ class Connection(asyncio.Protocol):
     def _remote_open(self, event: Any) -> None:
         if self._server:
             try:
+                self._check_idle()
                 if self._admit is not None:
                     self._admit(self)
             except AmqpError as error:
@@ -392,6 +406,12 @@ class Connection(asyncio.Protocol):
             self.ready.set_result(None)
         self.handler.opened(self)
 
+    def _check_idle(self) -> None:
+        """2.4.5: who cannot support the other's idle time-out says why."""
+        asked = lib.pn_transport_get_remote_idle_timeout(self._living().transport)
+        if 0 < asked < IDLE_LEAST:
+            raise AmqpError(Condition("amqp:not-allowed", f"An idle time-out of {asked} ms is too short. Ask for {IDLE_LEAST} or more."))
+
     def _remote_close(self, event: Any) -> None:
         pointer = lib.pn_event_connection(event)
         self._condition = self._condition or read_condition(lib.pn_connection_remote_condition(pointer))
@@ -405,12 +425,11 @@ class Connection(asyncio.Protocol):
         session = lib.pn_event_session(event)
         condition = read_condition(lib.pn_session_remote_condition(session))
         others = Condition("amqp:session:errant-link", f"its session ended because of another link: {condition}")
-        for pointer, link in list(self._links.items()):
-            if lib.pn_link_session(pointer) == session:
-                del self._links[pointer]
-                attached = link.attached is not None and link.attached.done() and self._sessions.shared(session)
-                link.on_remote_end(others if attached else condition, closed=False)
-                link.release()
+        shared = self._sessions.shared(session)
+        links = [self._links.pop(pointer) for pointer in list(self._links) if lib.pn_link_session(pointer) == session]
+        end_all((link, others if link.attached is not None and link.attached.done() and shared else condition) for link in links)
+        for link in links:
+            link.release()
         self._sessions.end(session)
 
     def _link_remote_open(self, event: Any) -> None:
@@ -421,22 +440,31 @@ class Connection(asyncio.Protocol):
         if link is not None:
             link.on_remote_open()
             return
+        too_many = Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
+        if len(self._links) >= 2 * LINK_LIMIT:  # refused ones stay until the peer has detached them too, and it does not
+            self.close(too_many)
+            return
         link = (Sender if lib.pn_link_is_sender(pointer) else Receiver)(self, pointer)
         self._links[pointer] = link
         if len(self._links) > LINK_LIMIT:
-            link.refuse(
-                Condition("amqp:resource-limit-exceeded", f"A connection may have {LINK_LIMIT} links. Close some, or open another.")
-            )
+            link.refuse(too_many)
             return
         self._attaches.add(link)
 
     def _answer_attach(self, link: Sender | Receiver) -> None:
+        if self.touched:
+            self._flush()  # the engine would write this before the detach of an earlier link, which may be of the same name (2.6.1)
+        if not link.alive:
+            return
         try:
             self.handler.attach(link)
         except AmqpError as error:
             link.refuse(error.condition)
         except ValueError as error:  # CodecError: a terminus that cannot be read
             link.refuse(Condition("amqp:decode-error", str(error)))
+        except Exception as error:  # of one link: those behind it are answered all the same
+            log.exception("an attach failed")
+            link.refuse(Condition("amqp:internal-error", type(error).__name__))
 
     def _link_remote_close(self, event: Any) -> None:
         self._link_remote_end(event, closed=True)
@@ -451,6 +479,7 @@ class Connection(asyncio.Protocol):
             return
         if link.alive:
             link.on_remote_end(read_condition(lib.pn_link_remote_condition(pointer)), closed=closed)
+            lib.pn_link_open(pointer)  # if it has not been answered yet: without an attach of ours there is no detach either
             if closed:
                 lib.pn_link_close(pointer)
             else:

@@ -77,10 +77,11 @@ def write_data(data: Any, value: Any) -> None:
 
 
 def read_symbols(data: Any) -> tuple[str, ...]:
-    """The symbols in a pn_data_t, which holds one symbol, an array or (from some peers) a list of them."""
+    """The symbols in a pn_data_t, which holds one symbol, an array or (from some peers) a list of them, or of strings. What could be no
+    symbol is left out: it means nothing, and could not be written into an answer."""
     value = read_data(data)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(str(item) for item in values)
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(item) for item in values if isinstance(item, str) and item.isascii())
 
 
 def write_symbols(data: Any, symbols: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ the connection's loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .engine import (
@@ -26,7 +27,7 @@ from .engine import (
     write_outcome,
     write_terminus,
 )
-from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome
+from .outcome import ACCEPTED, AmqpError, Condition, LinkGone, Outcome, Rejected
 from .terminus import Terminus
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ OUTPUT_LIMIT: Final = 256 * 1024
 # How many times the permitted size of a message is taken and thrown away before the connection is closed: a client that sends too much by
 # mistake gets its error on the link, whoever sends without end costs no more than this.
 DISCARD_FACTOR: Final = 8
+
+# How many messages of the permitted size the unfinished deliveries of one connection may come to, on all its links together: client
+# libraries send one message after the other.
+UNFINISHED_FACTOR: Final = 16
 
 # Deliveries that a peer may have without settling them. Each costs some 300 bytes in the engine; no client library grants more credit.
 UNSETTLED_LIMIT: Final = 10_000
@@ -74,6 +79,7 @@ class Link:
         self.handler: LinkHandler | None = None
         self.attached: asyncio.Future[None] | None = None  # set on links of our own: resolves when the peer has attached too
         self.alive = True
+        self.closed = False  # the peer has detached it for good
         self._pointer = pointer
 
     # --- what the peer asked for; read before the attach is answered ---
@@ -124,7 +130,7 @@ class Link:
         if not self.alive:
             return
         pointer = self._pointer
-        write_condition(lib.pn_link_condition(pointer), condition)
+        write_condition(lib.pn_link_condition(pointer), condition and self.connection.fitted(condition))
         if closed:
             lib.pn_link_close(pointer)
         else:
@@ -139,9 +145,10 @@ class Link:
             self.attached.set_result(None)
 
     def on_remote_end(self, condition: Condition | None, *, closed: bool) -> None:
-        """The peer detached, or the connection went."""
+        """The peer detached."""
         if not self.alive:
             return
+        self.closed = closed
         self._end(condition)
         if self.handler is not None:
             self.handler.detached(self, condition, closed=closed)
@@ -270,6 +277,7 @@ class Receiver(Link):
         super().__init__(connection, pointer)
         self._numbers = 0
         self._unsettled: dict[int, Any] = {}
+        self._answered: dict[Any, int] = {}  # of these, where the peer settles second: those whose outcome it has been told
         self._scratch = connection.scratch
         self._partial: bytearray | None = None
         self.paused = False
@@ -318,10 +326,14 @@ class Receiver(Link):
         if outcome is ACCEPTED:
             _update(delivery, _ACCEPTED)
         else:
+            if isinstance(outcome, Rejected):
+                outcome = Rejected(self.connection.fitted(outcome.condition))
             write_outcome(delivery, outcome)
         if self._settles_first:
             del self._unsettled[number]
             _settle(delivery)
+        else:
+            self._answered[delivery] = number
         connection = self.connection
         if not connection.touched:
             connection.touch()
@@ -332,10 +344,13 @@ class Receiver(Link):
             if not self.paused:
                 self._read(delivery)
         elif lib.pn_delivery_updated(delivery) and _settled(delivery):
-            number = next((number for number, known in self._unsettled.items() if known == delivery), None)
+            number = self._answered.pop(delivery, None)
+            if number is None:
+                number = next((number for number, known in self._unsettled.items() if known == delivery), None)
             if number is not None:  # settled by its sender before we did (rcv-settle-mode second, or a sender that gave up)
                 del self._unsettled[number]
                 _settle(delivery)
+                self._top_up()
                 self.connection.touch()
 
     def _read(self, delivery: Any) -> None:
@@ -345,7 +360,7 @@ class Receiver(Link):
         pointer, buffer = self._pointer, self._scratch.buffer
         size = _recv(pointer, buffer, SCRATCH_SIZE)
         if size == ABORTED:
-            self._partial = None
+            self._finished()
             _settle(delivery)
             self._credit -= 1
             self._replenish()
@@ -356,8 +371,8 @@ class Receiver(Link):
             whole = self._collect(delivery, encoded, size)
             if whole is None or partial:
                 return
-            encoded = whole
-            self._partial = None
+            encoded = bytes(whole)
+            self._finished()
         elif size > self._max_size > 0:
             self._too_large(delivery, size)
             return
@@ -374,21 +389,31 @@ class Receiver(Link):
         if self.handler is not None:
             self.handler.message(self, number, encoded, settled)
 
-    def _collect(self, delivery: Any, first: bytes, size: int) -> bytes | None:
-        """Gather a delivery of several frames; None if it was refused for its size."""
+    def _collect(self, delivery: Any, first: bytes, size: int) -> bytearray | None:
+        """Gather a delivery of several frames: what there is of it, None if it was refused for its size."""
         if self._partial is None:
             self._partial = bytearray()
-        whole = self._partial
+        whole, connection = self._partial, self.connection
+        before = len(whole)
         whole += first
         buffer = self._scratch.buffer
         while size > 0 and not (self._max_size and len(whole) > self._max_size):
             size = _recv(self._pointer, buffer, SCRATCH_SIZE)
             if size > 0:
                 whole += _unpack(buffer, size)
+        connection.unfinished += len(whole) - before
         if self._max_size and len(whole) > self._max_size:
             self._too_large(delivery, len(whole))
             return None
-        return bytes(whole)
+        if self._max_size and connection.unfinished > UNFINISHED_FACTOR * self._max_size:
+            connection.close(Condition("amqp:resource-limit-exceeded", "Too many messages are unfinished. Send one after the other."))
+        return whole
+
+    def _finished(self) -> None:
+        """Of the delivery of several frames nothing is kept any more."""
+        if self._partial is not None:
+            self.connection.unfinished -= len(self._partial)
+            self._partial = None
 
     def _too_large(self, delivery: Any, size: int) -> None:
         """Take the rest of the delivery and throw it away, then detach (2.6.3: message-size-exceeded).
@@ -396,7 +421,7 @@ class Receiver(Link):
         Detached at once, the link would leave the rest in the session's window, and the session's other links without one. Who goes on
         and on loses the connection.
         """
-        self._partial = None
+        self._finished()
         self._discarded += size
         while (size := _recv(self._pointer, self._scratch.buffer, SCRATCH_SIZE)) > 0:
             self._discarded += size
@@ -424,7 +449,7 @@ class Receiver(Link):
 
     def _top_up(self) -> None:
         missing = self._window - self._credit
-        if missing > 0 and self._credit <= self._half:
+        if missing > 0 and self._credit <= self._half and (self._settles_first or len(self._unsettled) < UNSETTLED_LIMIT):
             lib.pn_link_flow(self._pointer, missing)
             self._credit += missing
             if not self.connection.touched:
@@ -440,7 +465,19 @@ class Receiver(Link):
     def _end(self, condition: Condition | None = None) -> None:
         super()._end(condition)
         self._unsettled.clear()
-        self._partial = None
+        self._answered.clear()
+        self._finished()
+
+
+def end_all(links: Iterable[tuple[Sender | Receiver, Condition | None]]) -> None:
+    """Links that end at once because their session or connection has, each with the reason: none is told before all have ended, so that
+    nobody sends on one what another has given back."""
+    gone = [(link, condition) for link, condition in links if link.alive]
+    for link, condition in gone:
+        link._end(condition)
+    for link, condition in gone:
+        if link.handler is not None:
+            link.handler.detached(link, condition, closed=False)
 
 
 def open_link(

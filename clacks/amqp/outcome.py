@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .codec import encode
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -16,6 +18,20 @@ class Condition:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.description}" if self.description else self.name
+
+    def within(self, size: int) -> Condition:
+        """As much of it as `size` bytes hold: the sentence before the larger ones of the further values, and these before its end."""
+        described, info = self.description.encode(), {}
+        left = size - len(self.name)
+        room = max(left - len(described), left // 4)
+        for cost, key in sorted((len(encode({key: value})), key) for key, value in self.info.items()):
+            if cost > room:
+                break
+            info[key] = self.info[key]
+            room, left = room - cost, left - cost
+        if len(info) == len(self.info) and len(described) <= left:
+            return self
+        return Condition(self.name, described[: max(0, left)].decode("utf-8", "ignore"), info)
 
 
 class AmqpError(Exception):

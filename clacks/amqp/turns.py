@@ -47,7 +47,11 @@ class Reading:
             return
         part = bytes(self._unread[:TURN_SIZE])
         del self._unread[:TURN_SIZE]
-        self._take(part)
+        try:
+            self._take(part)
+        except BaseException:
+            self._transport.abort()  # as the loop does when it calls `add`: a socket that nobody reads any more is not to stay
+            raise
         if self._unread:
             self._loop.call_soon(self._go_on)
         elif not self._transport.is_closing():

@@ -24,6 +24,7 @@ class Catalogue:
 
     def __init__(self, subscriptions: Subscriptions, bus: Bus) -> None:
         self._subscriptions, self._bus = subscriptions, bus
+        self._replaying = asyncio.Lock()  # what one replay has in hand is not another's
 
     def all(self, user: str) -> list[dict[str, Any]]:
         everything = self._bus.administers(user)
@@ -46,13 +47,15 @@ class Catalogue:
         if dead is None:
             return 0
         count = 0
-        for number in dead.numbers():
-            if await self._revive(number, dead, target):
-                count += 1
+        async with self._replaying:
+            for number in dead.numbers():
+                if await self._revive(number, dead, target):
+                    count += 1
         return count
 
     async def _revive(self, number: int, dead: DurableSubscription, target: DurableSubscription) -> bool:
-        """Put one dead letter into the queue that it came from, if it is that one's. Raises ClacksError subscription-full, store-failed."""
+        """Put one dead letter into the queue that it came from, if it is that one's. Raises ClacksError subscription-full, store-failed,
+        subscription-unknown."""
         journal = self._subscriptions.kept.journal()
         stored = journal.recent(number) or await journal.get(number)
         letter = Encoded(stored[0]) if stored is not None else None
@@ -60,17 +63,23 @@ class Catalogue:
             return False
         annotations = {key: value for key, value in letter.annotations.items() if key not in (DEAD_NAME, DEAD_REASON)}
         encoded = annotate(letter.bare, annotations)
+        gone = ClacksError("subscription-unknown", name=target.terms.name, hint="It was deleted meanwhile; the dead letters stay.")
+        if target.removed:
+            raise gone
         if not target.reserve(len(encoded)):
             raise ClacksError("subscription-full")
         again = StoredEvent(self._subscriptions.kept.next_number(), stored[2], time.time(), 0.0, (target.id,), (), encoded)
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def written(error: ClacksError | None) -> None:
-            if error is None:
-                target.stored(again.number, undecided=False)
-                dead.remove(number)
-            else:
+            if error is not None:
                 target.give_up(len(encoded))
+            else:
+                target.stored(again.number, undecided=False)
+                if target.removed:
+                    error = gone
+                else:
+                    dead.remove(number)
             if not kept.done():
                 kept.set_exception(error) if error is not None else kept.set_result(None)
 

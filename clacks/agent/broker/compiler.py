@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from ...common.errors import ClacksError
 from ...xquery import Filter
@@ -28,23 +28,37 @@ REFUSAL: Final = 0.0005
 LONG: Final = 400
 
 Compiled = list[Filter] | ClacksError
-Then = Callable[[Compiled], None]
+
+
+class Asker(Protocol):
+    """Whose filters they are."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether anybody waits for the answer."""
+
+
+class Request(NamedTuple):
+    asker: Asker
+    texts: Sequence[str]
+    then: Callable[[Compiled], None]
 
 
 class Compiler:
-    """`compile` calls back with the filters, or with why there are none; at once where that is possible."""
+    """`compile` calls back with the filters, or with why there are none; at once where that is possible, and not at all if nobody waits
+    for it any more when its turn comes."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clacks-compile")
         self._paid: dict[str, float] = {}  # when a user has paid for what was compiled, at the rate of SHARE
-        self._waiting: dict[str, deque[tuple[Sequence[str], Then]]] = {}
+        self._waiting: dict[str, deque[Request]] = {}
 
-    def compile(self, user: str, texts: Sequence[str], then: Then) -> None:
+    def compile(self, user: str, asker: Asker, texts: Sequence[str], then: Callable[[Compiled], None]) -> None:
         if user in self._waiting:
-            self._waiting[user].append((texts, then))
+            self._waiting[user].append(Request(asker, texts, then))
         elif self._wait(user) > 0 or sum(map(len, texts)) > LONG:
-            self._waiting[user] = deque([(texts, then)])
+            self._waiting[user] = deque([Request(asker, texts, then)])
             self._next(user)
         else:
             then(self._charged(user, *_compile(texts)))
@@ -65,13 +79,18 @@ class Compiler:
         return answer
 
     def _next(self, user: str) -> None:
+        requests = self._waiting[user]
+        while requests and not requests[0].asker.alive:
+            requests.popleft()
+        if not requests:
+            del self._waiting[user]
+            return
         wait = self._wait(user)
         if wait > 0:
             self._loop.call_later(wait, self._next, user)
             return
-        texts, _ = self._waiting[user][0]
         try:
-            work = self._loop.run_in_executor(self._thread, _compile, texts)
+            work = self._loop.run_in_executor(self._thread, _compile, requests[0].texts)
         except RuntimeError:  # the agent stops
             return
         work.add_done_callback(lambda finished: self._done(user, finished))
@@ -79,12 +98,11 @@ class Compiler:
     def _done(self, user: str, finished: asyncio.Future[tuple[Compiled, float]]) -> None:
         if finished.cancelled():
             return
-        _, then = self._waiting[user].popleft()
-        then(self._charged(user, *finished.result()))
-        if self._waiting[user]:
+        request = self._waiting[user].popleft()
+        try:
+            request.then(self._charged(user, *finished.result()))
+        finally:
             self._next(user)
-        else:
-            del self._waiting[user]
 
 
 def _compile(texts: Sequence[str]) -> tuple[Compiled, float]:

@@ -244,14 +244,7 @@ class Publisher(Inlet):
         self._origin = origin_of(link.connection)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
-        size = len(encoded)
-
-        def done(error: ClacksError | None) -> None:
-            self.finish(size)
-            if not settled:
-                link.settle(number, ACCEPTED if error is None else as_outcome(error))
-
-        self.begin(size)
+        done = self._begun(link, number, len(encoded), settled=settled)
         if not self._broker.accepting:
             done(ClacksError("bus-stopping"))
             return
@@ -264,25 +257,35 @@ class Publisher(Inlet):
         else:
             self._intake.submit(incoming, self._lane, done)
 
+    def _begun(self, link: Receiver, number: int, size: int, *, settled: bool) -> Done:
+        """A message is being worked on, until the answer is called."""
+
+        def done(error: ClacksError | None) -> None:
+            self.finish(size)
+            if not settled:
+                link.settle(number, ACCEPTED if error is None else as_outcome(error))
+
+        self.begin(size)
+        return done
+
 
 class Relay(Publisher):
     """The handler of a link to the anonymous terminus: each message's `to` says where it goes."""
 
     def __init__(self, broker: EmbeddedBroker, link: Receiver) -> None:
         super().__init__(broker, link)
-        self._entrances: dict[str, Publisher | CommandLink] = {}
+        self._entrances: dict[Address, Publisher | CommandLink] = {}
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         try:
             text = str(Encoded(encoded).properties.to or "")
-            entrance = self._entrances.get(text)
+            address = parse_address(text, self._broker.config.domain)
+            entrance = self._entrances.get(address)
             if entrance is None:
-                address = parse_address(text, self._broker.config.domain)
-                entrance = self._entrances[text] = self._broker.entrance(address, text, link)
+                entrance = self._entrances[address] = self._broker.entrance(address, text, link)
         except (ClacksError, CodecError) as error:
             refusal = error if isinstance(error, ClacksError) else ClacksError("event-body-type", found=f"no message ({error})")
-            if not settled:
-                link.settle(number, as_outcome(refusal))
+            self._intake.refuse(refusal, self._user, self._origin, self._begun(link, number, len(encoded), settled=settled))
             return
         entrance.message(link, number, encoded, settled)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ...amqp import CodecError, Draft, Message, Timestamp, UInt, annotate
 from ...amqp.codec import encode
+from ...amqp.message import HEADER
 from ...common.errors import ClacksError
 from ...common.event import to_bytes
 from ..bus import Incoming
@@ -66,18 +67,26 @@ def _transport(message: Message, now: float) -> tuple[bytes | None, str | None, 
 
 
 def _foreign_annotations(message: Message) -> Mapping[str, Any]:
-    return {key: value for key, value in message.annotations.items() if isinstance(key, str) and not key.startswith(_RESERVED)}
+    given = {key: value for key, value in message.annotations.items() if isinstance(key, str) and not key.startswith(_RESERVED)}
+    if not all(map(str.isascii, given)):
+        raise CodecError("the key of an annotation is no symbol")
+    return given
 
 
 def header(ttl: float | None, *, durable: bool | None = None) -> bytes:
     """The header (3.2.1) of what is sent on; `ttl` in seconds. Durability and priority of a hop are not the next one's."""
-    return b"\0\x53\x70" + encode([durable, None, None if ttl is None else UInt(min(max(0, int(ttl * 1000)), 2**32 - 1))])
+    return b"\0\x53\x70" + encode([durable, None, None if ttl is None else UInt(_milliseconds(ttl))])
+
+
+def _milliseconds(ttl: float) -> int:
+    """As a header has it: an absolute-expiry-time may be further away than that can say."""
+    return min(max(0, int(ttl * 1000)), 2**32 - 1)
 
 
 def with_header(encoded: bytes, ttl: float | None, attempts: int) -> bytes:
-    """A message that is sent again, after so many attempts; `ttl` in seconds."""
-    message = Message(encoded)
-    return annotate(message.bare, message.annotations, None if ttl is None else max(0, int(ttl * 1000)), attempts)
+    """A message that is sent again, after so many attempts; `ttl` in seconds. Everything behind the header stays as it is."""
+    _, end = Message(encoded).sections.get(HEADER, (0, 0))
+    return annotate(encoded[end:], {}, None if ttl is None else _milliseconds(ttl), attempts)
 
 
 def marked(encoded: bytes, marks: Mapping[str, Any]) -> bytes:

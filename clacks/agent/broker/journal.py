@@ -220,7 +220,10 @@ class Journal:
             self._dirty = {number: state for number, state in dirty.items() if number not in batch.removed} | self._dirty
             self._batch.subscriptions = batch.subscriptions | self._batch.subscriptions
         for call in calls:
-            call(error)
+            try:
+                call(error)
+            except Exception:  # the others of the batch are to hear of it all the same
+                log.exception("what was written could not be told")
         if error is None:
             if self._batch.events or self._calls or self._batch.removed:
                 self._write()

@@ -165,6 +165,7 @@ class Kept:
             self._expire_later(subscription)
 
     def _expire_later(self, subscription: DurableSubscription) -> None:
+        self.taken_up(subscription)
         timeout = subscription.terms.timeout
         if timeout is not None:
             self._timers[subscription.id] = self._loop.call_later(timeout, self.remove, subscription)

@@ -25,6 +25,9 @@ log = logging.getLogger("clacks.broker")
 
 # Evaluations in a row that may exceed the sandbox's budget before the filter is suspended: one may be bad luck, three are a habit.
 STRIKES: Final = 3
+# Why a message is a dead letter that each consumer wants to be another's.
+SHUNNED: Final = "undeliverable here, says every consumer"
+_NOBODY: Final[frozenset[Consumer]] = frozenset()
 # Messages that one subscription sends in one turn of the loop, a third of a millisecond: the others have theirs before it goes on.
 BURST: Final = 64
 
@@ -140,25 +143,29 @@ class Subscription:
         consumer = Consumer(link, self)
         self.consumers.append(consumer)
         self._elect()
+        self.pump()  # its credit may have come with its attach, before there was a consumer to hear of it
 
-    def leave(self, consumer: Consumer, *, closed: bool, lost: bool, sent_away: bool = False) -> None:
-        """A consumer has gone: what it had not settled is there again; if it was `lost` or `sent_away`, after one more failure."""
+    def leave(self, consumer: Consumer, *, closed: bool, lost: bool) -> None:
+        """A consumer has gone: what it had not settled is there again; if it was `lost`, after one more failure."""
         self.consumers.remove(consumer)
         self._elect()
-        if self.consumers or self.terms.durable:
-            returned = consumer.link.returned
-            for message in returned:
-                self._out -= len(message[1])
-                self._give_back(message, failed=lost or sent_away)
-            if lost and returned:
-                self._suspect(returned[0])
-            for shunning in self._shunned.values():
-                shunning.discard(consumer)
+        self._take_back(consumer, failed=lost, lost=lost)
         if self.consumers:
             self.pump()
         else:
             self._cancel()
             self._host.abandoned(self, closed=closed)
+
+    def _take_back(self, consumer: Consumer, *, failed: bool, lost: bool) -> None:
+        if self.consumers or self.terms.durable:
+            returned = consumer.link.returned
+            for message in returned:
+                self._out -= len(message[1])
+                self._give_back(message, failed=failed)
+            if lost and returned:
+                self._suspect(returned[0])
+            for shunning in self._shunned.values():
+                shunning.discard(consumer)
 
     def _elect(self) -> None:
         only = self.consumers[0] if len(self.consumers) == 1 else None
@@ -167,10 +174,16 @@ class Subscription:
         self._most = only.most if only is not None else 0
 
     def dismiss(self, condition: Condition, *, closed: bool = True) -> None:
-        """Detach every consumer, with the reason; what they had not settled is there again."""
-        for consumer in list(self.consumers):
+        """Detach every consumer, with the reason; what they had not settled is there again. None gets what another has given back."""
+        if not self.consumers:
+            return
+        dismissed, self.consumers = self.consumers, []
+        self._elect()
+        for consumer in dismissed:
             consumer.link.close(condition, closed=closed)
-            self.leave(consumer, closed=False, lost=False, sent_away=True)
+            self._take_back(consumer, failed=True, lost=False)
+        self._cancel()
+        self._host.abandoned(self, closed=False)
 
     def clear(self) -> None:
         """It is over: whatever waits is gone."""
@@ -179,6 +192,7 @@ class Subscription:
         self._returned.clear()
         self._attempts.clear()
         self._fatal.clear()
+        self._shunned.clear()
         self._bytes = 0
         self.sight = ()  # what is left of it until the collector comes keeps no account of the user's rights
         self._room_again()
@@ -257,6 +271,10 @@ class Subscription:
             if all(len(message[1]) > one.most for one in self.consumers):
                 self._oversized(message)
                 continue
+            if self._shunned and self._shunned.get(message[0], _NOBODY).issuperset(self.consumers):  # others have left
+                heappop(self._returned)
+                self._bury(message, SHUNNED)
+                continue
             consumer = self._taker(message)
             if consumer is None:
                 break
@@ -304,10 +322,14 @@ class Subscription:
     def _send(self, consumer: Consumer, message: Message) -> None:
         number, encoded, expires, _, _ = message
         if self._attempts and (attempts := self._attempts.get(number)):
-            encoded = with_header(encoded, expires - self._host.clock() if expires else None, attempts)
+            told = with_header(encoded, expires - self._host.clock() if expires else None, attempts)
+            if len(told) <= consumer.most:  # a link is closed for a byte more than its peer takes
+                encoded = told
         if self._untold:
-            encoded = marked(encoded, {DROPPED: self._untold})
-            self._untold = 0
+            told = marked(encoded, {DROPPED: self._untold})
+            if len(told) <= consumer.most:
+                encoded = told
+                self._untold = 0
         if consumer.settled:
             consumer.link.send(encoded, settled=True)
             self._end_of(message)
@@ -338,7 +360,7 @@ class Subscription:
 
     def _end_of(self, message: Message) -> None:
         """A message that was sent has got its outcome, and is over."""
-        if self._attempts:
+        if self._attempts or self._shunned:
             self._attempts.pop(message[0], None)
             self._fatal.pop(message[0], None)
             self._shunned.pop(message[0], None)
@@ -355,7 +377,7 @@ class Subscription:
     def taken(self, message: Message) -> None:
         """Accepted."""
         self._out -= len(message[1])
-        if self._attempts or self._durable:
+        if self._attempts or self._shunned or self._durable:
             self._end_of(message)
         if self._queue or self._returned:
             self.pump()
@@ -378,7 +400,7 @@ class Subscription:
             shunning = self._shunned.setdefault(number, set())
             shunning.add(consumer)
             if shunning.issuperset(self.consumers):
-                self._bury(message, "undeliverable here, says every consumer")
+                self._bury(message, SHUNNED)
                 return
         if outcome.failed and self._attempts.get(number, 0) + 1 >= self._host.delivery_limit:
             self._bury(message, f"delivered {self._host.delivery_limit} times, and failed every time")

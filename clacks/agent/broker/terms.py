@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import ceil
 from typing import Any, Final, Literal, Self
 
 from ...amqp import Described, Symbol, Terminus
@@ -27,6 +28,9 @@ OVERFLOW: Final = "clacks:overflow"
 MAX_AGE: Final = "clacks:max-age"
 MAX_BYTES: Final = "clacks:max-bytes"
 REPLACE: Final = "clacks:replace"
+
+# Seconds, or bytes, that may be asked for: a number that every form which it is kept or told in can hold.
+MOST: Final = 2**53
 
 Overflow = Literal["drop-oldest", "detach", "block-publisher", "refuse"]
 
@@ -105,7 +109,7 @@ def read_terms(
         timeout=None if never or not durable else source.timeout,
         overflow=overflow,  # type: ignore[arg-type]
         max_age=max_age,
-        max_bytes=None if max_bytes is None else int(max_bytes),
+        max_bytes=None if max_bytes is None else ceil(max_bytes),
     )
 
 
@@ -113,8 +117,8 @@ def _amount(properties: Mapping[str, Any], key: str) -> float | None:
     value = properties.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise _refused(f"{key} is {value!r}; a number above 0 is expected")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
+        raise _refused(f"{key} is {value!r}; a number above 0 and up to {MOST} is expected")
     return value
 
 
@@ -131,8 +135,14 @@ def filters_in(given: Mapping[str, Any]) -> dict[str, Described]:
         key: value for key, value in given.items() if isinstance(value, Described) and value.descriptor in (XQUERY_SYMBOL, XQUERY_CODE)
     }
     if not all(isinstance(value.value, str) for value in in_force.values()):
-        raise ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason="An XQuery filter is a string.")
+        raise _no_filter("An XQuery filter is a string.")
+    if not all(str(key).isascii() for key in in_force):
+        raise _no_filter("The key of a filter is a symbol, so of ASCII.")
     return in_force
+
+
+def _no_filter(reason: str) -> ClacksError:
+    return ClacksError("filter-invalid", line=1, column=1, w3c="XPST0003", reason=reason)
 
 
 def compiled(text: str) -> Filter:
