@@ -6,17 +6,20 @@ large or as nasty as the agent's default limits let in, or just beyond them.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 from uuid import UUID
 
-from clacks.amqp.codec import Described, Symbol, UInt, decode, encode
+from clacks.amqp.codec import Described, Symbol, UByte, UInt, decode, encode
 from clacks.amqp.message import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES, VALUE
 from clacks.common.xml import Limits
 from samples import EVENTS, phone
@@ -260,4 +263,199 @@ ENDLESS: dict[str, dict[str, Any]] = {
     "an endless delivery": {"patient": True},
     "an endless delivery, no windows": {"patient": False},
     "an endless delivery, 1 byte a frame": {"patient": True, "payload": 1},
+}
+
+
+# --- a user who asks for more and more -----------------------------------------------------------------------------------------------
+
+
+class Bare:
+    """A client of bare frames, in one session, who does what no client library would do."""
+
+    def __init__(self, port: int, user: str = "guest", password: str = "guest") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.settimeout(5)
+        self._socket.sendall(b"AMQP\x03\x01\x00\x00" + framed(_SASL_INIT, Symbol("PLAIN"), f"\0{user}\0{password}".encode(), kind=1))
+        self._socket.sendall(
+            b"AMQP\x00\x01\x00\x00" + framed(_OPEN, "bare") + framed(_BEGIN, None, UInt(0), UInt(2**31 - 1), UInt(2**31 - 1))
+        )
+        self._unread = b""
+        self.until(_BEGIN)
+        self.sent = self.deliveries = self.window = self.credit = 0
+
+    def send(self, *frames: bytes, seconds: float = 10.0) -> bool:
+        """False if they are not taken any more."""
+        self._socket.settimeout(seconds)
+        try:
+            self._socket.sendall(b"".join(frames))
+        except OSError:
+            return False
+        return True
+
+    def until(self, *codes: int) -> tuple[int, list[Any]]:
+        """The next frame of these. Raises EOFError at the end."""
+        while True:
+            if len(self._unread) >= 8 and (frame := self._next()) is not None:
+                code, fields = frame
+                if code == _FLOW:
+                    self.window = int(fields[0] or 0) + int(fields[1])
+                    self.credit = int(fields[5] or 0) + int(fields[6] or 0) if len(fields) > 6 else self.credit
+                if code in codes:
+                    return frame
+                continue
+            some = self._socket.recv(65536)
+            if not some:
+                raise EOFError
+            self._unread += some
+
+    def _next(self) -> tuple[int, list[Any]] | None:
+        if self._unread.startswith(b"AMQP"):
+            self._unread = self._unread[8:]
+            return 0, []
+        size = int.from_bytes(self._unread[:4], "big")
+        if len(self._unread) < size:
+            return None
+        body, self._unread = self._unread[8:size], self._unread[size:]
+        value = decode(body)[0] if body else Described(0, [])
+        return int(value.descriptor), value.value
+
+    def read_all(self) -> None:
+        """Read and forget, from here on, in a thread."""
+
+        def read() -> None:
+            with contextlib.suppress(OSError, EOFError):
+                self.until()
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def message(self, handle: int, encoded: bytes, *, settled: bool = True) -> bool:
+        """Send one, when session and link let it in; False if the connection is gone."""
+        parts = [encoded[start : start + 30_000] for start in range(0, len(encoded), 30_000)]
+        while self.window < self.sent + len(parts) or self.credit <= self.deliveries:
+            try:
+                self.until(_FLOW)
+            except (OSError, EOFError):
+                return False
+        start = [UInt(handle), UInt(self.deliveries), self.deliveries.to_bytes(4, "big"), UInt(0), settled]
+        self.sent += len(parts)
+        self.deliveries += 1
+        return self.send(*(framed(_TRANSFER, *start, place < len(parts), payload=part) for place, part in enumerate(parts, 1)))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def framed(code: int, *fields: object, payload: bytes = b"", channel: int = 0, kind: int = 0) -> bytes:
+    """One frame (2.3)."""
+    body = encode(Described(code, list(fields))) + payload
+    return struct.pack(">IBBH", len(body) + 8, 2, kind, channel) + body
+
+
+def attach(name: str, handle: int, *, to: str | None = None, source: Described | None = None, mode: int = 0, channel: int = 0) -> bytes:
+    """An attach to send to an address, or to receive from a source (2.7.3); `mode` is its rcv-settle-mode."""
+    here = source or Described(0x28, ["here"])
+    there = Described(0x29, [to])
+    fields = [name, UInt(handle), source is not None, None, UByte(mode), here, there, None, None, UInt(0)]
+    return framed(_ATTACH, *fields, channel=channel)
+
+
+def sessions_without_end(bare: Bare) -> Iterator[None]:
+    """Begun and ended, a thousand at a time, all on one channel."""
+    bare.read_all()
+    both = framed(_BEGIN, None, UInt(0), UInt(100), UInt(100), channel=1) + framed(_END, channel=1)
+    while bare.send(both * 1000):
+        yield
+
+
+def links_without_end(bare: Bare) -> Iterator[None]:
+    """Attached and detached, and no answer is read."""
+    both = attach("l", 0, to="nowhere") + framed(_DETACH, UInt(0), True)
+    while bare.send(both * 500, seconds=2.0):
+        yield
+
+
+def refused_links(bare: Bare) -> Iterator[None]:
+    """Refused, and not detached."""
+    bare.read_all()
+    for start in count(0, 1000):
+        if not bare.send(*(attach(f"{'l' * 200}{handle}", handle, to="nowhere") for handle in range(start, start + 1000))):
+            return
+        yield
+
+
+def filters_without_end(bare: Bare) -> Iterator[None]:
+    """Long ones, attached and detached before they are compiled."""
+    bare.read_all()
+    text = "/*:Event[" + " or ".join(f"a{number}='{number}'" for number in range(1_800)) + "]["
+    for start in count(0, 100):
+        filters = (
+            {Symbol("x"): Described(Symbol("apache.org:xquery-filter:string"), f"{text}{number}")} for number in range(start, start + 100)
+        )
+        sources = (Described(0x28, ["org.clacks", UInt(0), None, UInt(0), False, None, None, one]) for one in filters)
+        bare.send(*(attach(f"l{handle}", handle, source=source) for handle, source in enumerate(sources)))
+        time.sleep(0.1)  # they are answered two in a turn
+        bare.send(*(framed(_DETACH, UInt(handle), True) for handle in range(100)))
+        yield
+
+
+def never_settled(bare: Bare) -> Iterator[None]:
+    """Sent on a link that wants to settle last (rcv-settle-mode second), and does not."""
+    bare.send(attach("l", 0, to="org.clacks", mode=1))
+    while True:
+        for _ in range(2_000):
+            if not bare.message(0, data(b"x"), settled=False):
+                return
+        yield
+
+
+def addresses_without_end(bare: Bare) -> Iterator[None]:
+    """One address, written in many ways, on a link to the anonymous terminus."""
+    bare.send(attach("l", 0))
+    for before in count(8_000):
+        for after in range(250):
+            to = "/" * before + "org.clacks" + "/" * after
+            if not bare.message(0, encode(Described(PROPERTIES, [None, None, to])) + data(b"x")):
+                return
+        yield
+
+
+def answers_without_end(bare: Bare) -> Iterator[None]:
+    """Commands that are refused, with large ids, to many reply addresses that nobody reads."""
+    bare.send(attach("commands", 0, to="org.clacks.command.core"))
+    bare.until(_ATTACH)
+    for handle in count(1):
+        bare.send(attach(f"l{handle}", handle, source=Described(0x28, [None, UInt(0), None, UInt(0), True])))
+        _, fields = bare.until(_ATTACH)
+        request = encode(Described(PROPERTIES, [None, None, None, None, fields[5].value[0]]))
+        for _ in range(60):
+            bare.message(0, request + data(b'{"method": "x", "id": "%s"}' % (b"x" * 1_000_000)))
+        yield
+
+
+def unfinished(bare: Bare) -> Iterator[None]:
+    """A delivery that is begun on each of many links."""
+    for handle in range(4_000):
+        if not bare.send(attach(f"l{handle}", handle, to="org.clacks")):
+            return
+        for _ in range(60):
+            while bare.window <= bare.sent:
+                try:
+                    bare.until(_FLOW)
+                except (OSError, EOFError):
+                    return
+            bare.sent += 1
+            if not bare.send(framed(_TRANSFER, UInt(handle), UInt(handle), b"t", UInt(0), False, True, payload=bytes(30_000))):
+                return
+        if handle % 10 == 9:
+            yield
+
+
+# What each of them may make an agent keep, in bytes: an account of answers and the sockets' buffers, dozens of the largest messages, or a
+# few thousand of something that costs a few kilobytes. Without a limit each comes to more in so many bursts, and to gigabytes in the end.
+GREEDY: dict[str, tuple[Callable[[Bare], Iterator[None]], int, int]] = {
+    "sessions": (sessions_without_end, 24 * 2**20, 20),
+    "links": (links_without_end, 24 * 2**20, 600),
+    "refused links": (refused_links, 40 * 2**20, 60),
+    "unsettled": (never_settled, 40 * 2**20, 20),
+    "unfinished": (unfinished, 128 * 2**20, 20),
 }

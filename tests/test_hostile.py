@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ import pytest
 
 from clacks.agent.access import EVERYTHING, Access
 from clacks.agent.bus import Bus, Incoming, Refused
+from clacks.agent.users import write_users
 from clacks.amqp import ACCEPTED, Connection, Credentials, Draft, Message, Outcome, Rejected, Terminus, connect
 from clacks.amqp.turns import TURN_SIZE
 from clacks.common.errors import ClacksError
 from clacks.common.schema import SchemaRegistry
-from conftest import AgentProcess, RunningAgent, wait_for
-from hostility import KINDS, Endless, Hostile, encoded
+from conftest import USERS, AgentProcess, RunningAgent, wait_for
+from hostility import GREEDY, KINDS, Bare, Endless, Hostile, encoded
 from samples import leave
 from support import DEADLINE, End, resident, until
 
@@ -214,3 +216,24 @@ def test_a_publisher_in_full_flow_takes_turns(agent: RunningAgent) -> None:
         del intake.submit
     assert turns.total() == count
     assert max(turns.values()) <= TURN_SIZE // len(message) + 1
+
+
+@pytest.mark.parametrize("what", GREEDY)
+def test_what_a_user_without_any_right_can_make_an_agent_keep(tmp_path: Path, environment: dict[str, str], what: str) -> None:
+    ask, bound, bursts = GREEDY[what]
+    write_users(tmp_path / "state" / "users.toml", USERS)
+    with AgentProcess(["--listen", "localhost:0", "--state-dir", str(tmp_path / "state")], environment, tmp_path / "log") as process:
+        port = int(process.urls[0].rpartition(":")[2].partition("/")[0])
+        statm = Path(f"/proc/{process.process.pid}/statm")
+        if not statm.exists():
+            pytest.skip("memory is read from /proc")
+
+        def memory() -> int:
+            return int(statm.read_text().split()[1]) * 4096
+
+        before = memory()
+        with contextlib.closing(Bare(port)) as bare:
+            for _ in itertools.takewhile(lambda _: memory() - before < bound, itertools.islice(ask(bare), bursts)):
+                pass
+            Bare(port, "admin", "secret").close()  # everybody else comes in
+            assert memory() - before < bound

@@ -12,6 +12,11 @@ from .engine import lib
 # Links of our own in one session: RabbitMQ takes 256, and is mute from the next one on.
 LINKS_PER_SESSION: Final = 250
 
+# Sessions of a connection that have the whole capacity, and the part of it that each further one has: no client of a few sessions waits
+# for it, and all 256 of a connection together come to 310 MiB and not to 2 GiB.
+WHOLE_SESSIONS: Final = 8
+FURTHER_SHARE: Final = 8
+
 _outgoing_bytes = lib.pn_session_outgoing_bytes
 
 
@@ -77,6 +82,7 @@ class Sessions:
         return sum(map(_outgoing_bytes, self._all))
 
     def _open(self, session: Any) -> None:
-        lib.pn_session_set_incoming_capacity(session, self._capacity)
+        share = 1 if len(self._all) < WHOLE_SESSIONS else FURTHER_SHARE
+        lib.pn_session_set_incoming_capacity(session, self._capacity // share)
         lib.pn_session_open(session)
         self._all.add(session)

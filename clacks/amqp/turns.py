@@ -6,7 +6,7 @@ Nothing here knows what the bytes mean or what is attached.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -23,27 +23,45 @@ ATTACHES_PER_TURN: Final = 2
 class Reading:
     """Bytes on their way to `take`; the socket is not read while some are left."""
 
-    __slots__ = ("_loop", "_take", "_transport", "_unread")
+    __slots__ = ("_going", "_held", "_loop", "_take", "_transport", "_unread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, take: Callable[[bytes], None]) -> None:
         self._loop, self._transport, self._take = loop, transport, take
         self._unread = bytearray()
+        self._going = False  # `_go_on` is on its way
+        self._held = False
 
     def add(self, data: bytes) -> None:
-        if len(data) <= TURN_SIZE and not self._unread:
+        if len(data) <= TURN_SIZE and not self._unread and not self._held:
             self._take(data)
             return
-        if not self._unread and not self._transport.is_closing():
+        if not self._unread and not self._held and not self._transport.is_closing():
             self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+            self._go_on_soon()
         self._unread += data
+
+    def hold(self, held: bool) -> None:
+        """Take nothing until it is not held any more: the peer has to wait."""
+        if held == self._held or self._transport.is_closing():
+            return
+        self._held = held
+        if not self._unread:
+            (self._transport.pause_reading if held else self._transport.resume_reading)()
+        elif not held:
+            self._go_on_soon()
 
     def stop(self) -> None:
         """Nobody takes what is left."""
         self._unread.clear()
 
+    def _go_on_soon(self) -> None:
+        if not self._going:
+            self._going = True
+            self._loop.call_soon(self._go_on)
+
     def _go_on(self) -> None:
-        if not self._unread:
+        self._going = False
+        if not self._unread or self._held:
             return
         part = bytes(self._unread[:TURN_SIZE])
         del self._unread[:TURN_SIZE]
@@ -53,29 +71,43 @@ class Reading:
             self._transport.abort()  # as the loop does when it calls `add`: a socket that nobody reads any more is not to stay
             raise
         if self._unread:
-            self._loop.call_soon(self._go_on)
-        elif not self._transport.is_closing():
+            self._go_on_soon()
+        elif not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
 
 
 class Attaches:
     """Links of the peer's on their way to `answer`: what comes in one read may be hundreds, and each takes the handler some 0.2 ms."""
 
-    __slots__ = ("_answer", "_loop", "_waiting")
+    __slots__ = ("_answer", "_going", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, answer: Callable[[Sender | Receiver], None]) -> None:
         self._loop, self._answer = loop, answer
-        self._waiting: deque[Sender | Receiver] = deque()
+        self._going = False  # `_go_on` is on its way
+        self._waiting: OrderedDict[Sender | Receiver, None] = OrderedDict()
 
     def add(self, link: Sender | Receiver) -> None:
-        self._waiting.append(link)
-        if len(self._waiting) == 1:
+        self._waiting[link] = None
+        self._go_on_soon()
+
+    def drop(self, link: Sender | Receiver) -> None:
+        """It is gone: one that comes and goes faster than it is answered leaves nothing."""
+        self._waiting.pop(link, None)
+
+    def stop(self) -> None:
+        """Nobody answers those that are left."""
+        self._waiting.clear()
+
+    def _go_on_soon(self) -> None:
+        if not self._going:
+            self._going = True
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
+        self._going = False
         for _ in range(min(ATTACHES_PER_TURN, len(self._waiting))):
-            link = self._waiting.popleft()
+            link, _ = self._waiting.popitem(last=False)
             if link.alive:
                 self._answer(link)
         if self._waiting:
-            self._loop.call_soon(self._go_on)
+            self._go_on_soon()
