@@ -457,5 +457,6 @@ GREEDY: dict[str, tuple[Callable[[Bare], Iterator[None]], int, int]] = {
     "links": (links_without_end, 24 * 2**20, 600),
     "refused links": (refused_links, 40 * 2**20, 60),
     "unsettled": (never_settled, 40 * 2**20, 20),
+    "addresses": (addresses_without_end, 24 * 2**20, 20),
     "unfinished": (unfinished, 128 * 2**20, 20),
 }
