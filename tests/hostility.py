@@ -456,6 +456,7 @@ GREEDY: dict[str, tuple[Callable[[Bare], Iterator[None]], int, int]] = {
     "sessions": (sessions_without_end, 24 * 2**20, 20),
     "links": (links_without_end, 24 * 2**20, 600),
     "refused links": (refused_links, 40 * 2**20, 60),
+    "filters": (filters_without_end, 40 * 2**20, 30),
     "unsettled": (never_settled, 40 * 2**20, 20),
     "addresses": (addresses_without_end, 24 * 2**20, 20),
     "unfinished": (unfinished, 128 * 2**20, 20),

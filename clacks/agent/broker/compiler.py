@@ -27,6 +27,12 @@ REFUSAL: Final = 0.0005
 # Characters from which on a filter is compiled in a thread: 2 ms.
 LONG: Final = 400
 
+# Characters of filters that may wait for one user's share: thousands of usual ones, which are there at once when a gateway has come back.
+# Whoever attaches and detaches without end behind one that waits makes the agent keep no more than these.
+WAITING_LIMIT: Final = 4 * 2**20
+# What a request costs besides, in characters.
+REQUEST: Final = 500
+
 Compiled = list[Filter] | ClacksError
 
 
@@ -43,6 +49,10 @@ class Request(NamedTuple):
     texts: Sequence[str]
     then: Callable[[Compiled], None]
 
+    @property
+    def size(self) -> int:
+        return REQUEST + sum(map(len, self.texts))
+
 
 class Compiler:
     """`compile` calls back with the filters, or with why there are none; at once where that is possible, and not at all if nobody waits
@@ -53,18 +63,37 @@ class Compiler:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clacks-compile")
         self._paid: dict[str, float] = {}  # when a user has paid for what was compiled, at the rate of SHARE
         self._waiting: dict[str, deque[Request]] = {}
+        self._sizes: dict[str, int] = {}  # of what waits
 
     def compile(self, user: str, asker: Asker, texts: Sequence[str], then: Callable[[Compiled], None]) -> None:
         if user in self._waiting:
-            self._waiting[user].append(Request(asker, texts, then))
+            self._append(user, Request(asker, texts, then))
         elif self._wait(user) > 0 or sum(map(len, texts)) > LONG:
-            self._waiting[user] = deque([Request(asker, texts, then)])
+            request = Request(asker, texts, then)
+            self._waiting[user], self._sizes[user] = deque([request]), request.size
             self._next(user)
         else:
             then(self._charged(user, *_compile(texts)))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _append(self, user: str, request: Request) -> None:
+        if self._sizes[user] + request.size > WAITING_LIMIT:
+            first, *others = self._waiting[user]  # the first may be in the thread
+            self._waiting[user] = deque([first, *(one for one in others if one.asker.alive)])
+            self._sizes[user] = sum(one.size for one in self._waiting[user])
+        if self._sizes[user] + request.size > WAITING_LIMIT:
+            request.then(ClacksError("link-refused", reason=f"Too many filters of {user} wait to be read. Attach again in a while."))
+            return
+        self._sizes[user] += request.size
+        self._waiting[user].append(request)
+
+    def _first(self, user: str) -> Request:
+        """The first, which does not wait any more."""
+        request = self._waiting[user].popleft()
+        self._sizes[user] -= request.size
+        return request
 
     def _wait(self, user: str) -> float:
         """Seconds until the user may go on."""
@@ -81,9 +110,9 @@ class Compiler:
     def _next(self, user: str) -> None:
         requests = self._waiting[user]
         while requests and not requests[0].asker.alive:
-            requests.popleft()
+            self._first(user)
         if not requests:
-            del self._waiting[user]
+            del self._waiting[user], self._sizes[user]
             return
         wait = self._wait(user)
         if wait > 0:
@@ -98,7 +127,7 @@ class Compiler:
     def _done(self, user: str, finished: asyncio.Future[tuple[Compiled, float]]) -> None:
         if finished.cancelled():
             return
-        request = self._waiting[user].popleft()
+        request = self._first(user)
         try:
             request.then(self._charged(user, *finished.result()))
         finally:
