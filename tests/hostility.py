@@ -459,5 +459,6 @@ GREEDY: dict[str, tuple[Callable[[Bare], Iterator[None]], int, int]] = {
     "filters": (filters_without_end, 40 * 2**20, 30),
     "unsettled": (never_settled, 40 * 2**20, 20),
     "addresses": (addresses_without_end, 24 * 2**20, 20),
+    "answers": (answers_without_end, 224 * 2**20, 6),
     "unfinished": (unfinished, 128 * 2**20, 20),
 }

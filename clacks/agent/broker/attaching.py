@@ -212,8 +212,7 @@ class Attaching:
 
     def _attach_replies(self, link: Sender, source: Terminus) -> None:
         address = reply_address(self._config.domain, os.urandom(16).hex())  # not to be guessed
-        subscription = self._subscriptions.live(link.connection.user, Terms(address, link.name))
-        self._subscriptions.replies[address] = subscription
+        subscription = self._subscriptions.at_reply_address(link.connection.user, Terms(address, link.name))
         link.accept(Terminus(address, dynamic=True, expiry=source.expiry), link.remote_target)
         subscription.join(link)
 

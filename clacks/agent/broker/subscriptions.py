@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from ...common.errors import ClacksError
 from ...xquery import Filter
@@ -17,6 +18,7 @@ from ..sandbox import Budget, Sandbox
 from .conditions import as_condition
 from .durable import DurableSubscription
 from .kept import Kept
+from .replies import Account, Replies
 from .subscription import Counts, Identity, Message, Subscription, say_suspended
 from .terms import Terms, compiled
 
@@ -37,6 +39,7 @@ class Subscriptions:
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._gone = Counts()
+        self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
         self.kept = Kept(self, config, bus)
         self.kept.open()
 
@@ -69,6 +72,15 @@ class Subscriptions:
     def live(self, user: str, terms: Terms) -> Subscription:
         """One that lives in memory, not yet in the bus."""
         return Subscription(self, user, terms, events=self._config.queue_events, size=self._config.queue_bytes)
+
+    def at_reply_address(self, user: str, terms: Terms) -> Subscription:
+        """What waits for a user at a dynamic source."""
+        account = self._accounts.get(user)
+        if account is None:
+            account = self._accounts[user] = Account(self._config.queue_bytes)
+        found = Replies(self, user, terms, account, events=self._config.queue_events, size=self._config.queue_bytes)
+        self.replies[terms.address] = found
+        return found
 
     def subscribe(self, subscription: Subscription, filters: Sequence[Filter], origin: str) -> None:
         """Give it to the bus. Raises ClacksError not-permitted, schema-unknown."""
