@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,37 @@ def consuming(agent: RunningAgent, environment: dict[str, str], *arguments: str)
 
 
 # --- consume ---
+
+# Clears the screen, sets the title, and turns what follows around; the second is fine in XML.
+COMMANDS = "\x1b[2J\x1b]0;title\x07\u202e"
+COMMANDS_IN_XML = "\x9b2J\u202e"
+
+
+@pytest.mark.parametrize("form", ["pretty", "xml", "json"])
+def test_an_event_gives_the_terminal_no_commands(agent: RunningAgent, environment: dict[str, str], form: str) -> None:
+    with consuming(agent, environment, "--count", "1", "--format", form) as process:
+        send(agent, "PhoneStatus", f"CallerId={COMMANDS_IN_XML}", "ReceiverId=2", "Status=busy", "--property", f"{COMMANDS}={COMMANDS}")
+        out, errors = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, errors) == (0, "")
+    assert not set(out) & set(COMMANDS + COMMANDS_IN_XML) - set(string.printable)
+    assert not {"\x1b", "\x07"} & set(out)
+    if form == "json":
+        assert json.loads(out)["content"]["CallerId"] == COMMANDS_IN_XML
+    if form == "xml":
+        assert etree.fromstring(out).findtext(".//{*}CallerId") == COMMANDS_IN_XML
+
+
+def test_names_give_the_terminal_no_commands(agent: RunningAgent, environment: dict[str, str]) -> None:
+    filters = f"/*:Event or '{COMMANDS_IN_XML}' = 'x'"
+    with consuming(agent, environment, filters, "--shared", COMMANDS):
+        wait_for(lambda: agent.subscriptions, "it is attached")
+        shown = [run(agent, "status"), run(agent, "subscriptions"), run(agent, "subscriptions", "show", COMMANDS)]
+    refused = run(agent, "call", COMMANDS)
+    assert refused.exit_code != 0
+    for result in (*shown, refused):
+        assert "2J" in result.output
+        assert not set(result.output) & set(COMMANDS + COMMANDS_IN_XML) - set(string.printable)
+        assert not {"\x1b", "\x07"} & set(result.output)
 
 
 def test_consume_prints_what_matches_and_ends_after_count(agent: RunningAgent, environment: dict[str, str]) -> None:

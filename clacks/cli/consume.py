@@ -13,7 +13,7 @@ import click
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
 from .command import Command, json_option
-from .output import console, counted, print_json, styled
+from .output import console, counted, print_json, printable, printable_xml, styled
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient, EventStream
@@ -167,7 +167,7 @@ def _print_xml(event: ReceivedEvent) -> None:
     from lxml import etree
 
     # A line break in a text is the same text as &#10;, and an event is one line.
-    click.echo(etree.tostring(event.tree, encoding="unicode").replace("\n", "&#10;"))
+    click.echo(printable_xml(etree.tostring(event.tree, encoding="unicode").replace("\n", "&#10;")))
 
 
 def _print_pretty(event: ReceivedEvent) -> None:
@@ -177,10 +177,12 @@ def _print_pretty(event: ReceivedEvent) -> None:
     properties = "".join(f" {key}={value}" for key, value in event.properties.items())
     if event.attempts:
         properties += f" (delivered before: {event.attempts})"
-    click.echo(f"{styled(f'{time} {event.name}', fg='green', bold=True)} from {event.user}{styled(properties, dim=True)}")
+    head = styled(f"{time} {event.name}", fg="green", bold=True)
+    click.echo(f"{head} from {printable(event.user)}{styled(printable(properties), dim=True)}")
     if event.dead_reason:
-        click.echo(f"{styled('dead letter', fg='red', bold=True)} of {event.dead_subscription}: {event.dead_reason}")
-    text = etree.tostring(event.tree, encoding="unicode", pretty_print=True)
+        died = f"of {event.dead_subscription}: {event.dead_reason}"
+        click.echo(f"{styled('dead letter', fg='red', bold=True)} {printable(died)}")
+    text = printable_xml(etree.tostring(event.tree, encoding="unicode", pretty_print=True))
     if sys.stdout.isatty():
         from rich.syntax import Syntax
 
@@ -197,7 +199,7 @@ def _notes() -> Iterator[None]:
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             reason: Any = getattr(record, "reason", "")
-            click.echo(f"note: {record.getMessage()}" + (f": {reason}" if reason else ""), err=True)
+            click.echo(printable(f"note: {record.getMessage()}" + (f": {reason}" if reason else "")), err=True)
 
     logger, handler = logging.getLogger("clacks"), Notes()
     level, propagate = logger.level, logger.propagate

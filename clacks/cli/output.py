@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +18,21 @@ from ..common.errors import ClacksError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+# What a terminal may take for a command to it, or to turn what follows around: control characters (C0 but for tab and line feed, and C1),
+# line separators, marks and overrides of direction, halves of characters. XML's names have none of them.
+_COMMANDING: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` as it may be shown on a terminal, whoever wrote it: events, their properties, names and reasons are strangers'."""
+    return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_xml(text: str) -> str:
+    """The same of XML, which stays the same XML."""
+    return _COMMANDING.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def styled(text: str, **style: Any) -> str:
@@ -30,24 +46,25 @@ def print_error(error: ClacksError, *, err: bool = True, indent: str = "") -> No
     if error.problems:  # they follow, so the sentence need not tell of them
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         sentence = sentence.replace(f": {error.problems[0]}{more}", "")
-    click.echo(f"{indent}{styled('error:', fg='red', bold=True)} {sentence}", err=err)
+    click.echo(f"{indent}{styled('error:', fg='red', bold=True)} {printable(sentence)}", err=err)
     for problem in error.problems:
         where = f" (line {problem.line})" if problem.line else ""
-        click.echo(f"{indent}  {styled(problem.path, bold=True)}{where}: {problem.reason}", err=err)
+        click.echo(f"{indent}  {styled(printable(problem.path), bold=True)}{where}: {printable(problem.reason)}", err=err)
         if problem.expected:
-            click.echo(f"{indent}      expected: {problem.expected}", err=err)
+            click.echo(f"{indent}      expected: {printable(problem.expected)}", err=err)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    click.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    click.echo(_COMMANDING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON
 
 
 def print_pretty(value: Any) -> None:
     """A command's result for people: text as it is, everything else as indented JSON, coloured on a terminal."""
     if isinstance(value, str):
-        click.echo(value)
+        click.echo(printable(value) if sys.stdout.isatty() else value)
     elif sys.stdout.isatty():
-        console().print_json(data=value, ensure_ascii=False, default=str)
+        console().print_json(data=value, ensure_ascii=False, default=lambda one: printable(str(one)))
     else:
         print_json(value)
 
@@ -81,7 +98,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, seldom
     """Rows under headings; the columns `seldom` only if there is something in one. Elsewhere than on a terminal every row is one line,
     however long, so that grep finds it whole."""
     shown = [place for place, column in enumerate(columns) if column not in seldom or any(row[place] for row in rows)]
-    columns, rows = [columns[place] for place in shown], [[row[place] for place in shown] for row in rows]
+    columns, rows = [columns[place] for place in shown], [[printable(row[place]) for place in shown] for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.table import Table

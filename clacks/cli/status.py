@@ -11,7 +11,7 @@ import click
 
 from .bus import on_bus, url_option
 from .command import Command, json_option
-from .output import counted, print_json, print_table, shown_queue, shown_size, styled
+from .output import counted, print_json, print_table, printable, shown_queue, shown_size, styled
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
@@ -65,9 +65,9 @@ def _print(found: Mapping[str, Any]) -> None:
         rows.append(("store", store))
     width = max(len(key) for key, _ in rows)
     for key, value in rows:
-        click.echo(f"{styled(f'{key:{width}}', bold=True)}  {value}")
+        click.echo(f"{styled(printable(f'{key:{width}}'), bold=True)}  {printable(value)}")
     for problem in problems:
-        click.echo(f"{styled('schema refused:', fg='red')} {problem}")
+        click.echo(f"{styled('schema refused:', fg='red')} {printable(problem)}")
     click.echo()
     if not subscriptions:
         click.echo("No subscriptions. `clacks consume` makes one.")

@@ -12,7 +12,7 @@ import click
 
 from .bus import on_bus, url_option
 from .command import Group, json_option
-from .output import counted, print_json, print_table, shown_queue, shown_size, styled
+from .output import counted, print_json, print_table, printable, shown_queue, shown_size, styled
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
@@ -107,7 +107,7 @@ def show(name: str, owner: str | None, url: str, as_json: bool) -> None:
     rows = [(key.replace("_", " "), _shown(key, value)) for key, value in found.items() if key not in _UNTOLD]
     width = max(len(key) for key, _ in rows)
     for key, value in rows:
-        click.echo(f"{styled(f'{key:{width}}', bold=True)}  {value}".rstrip())
+        click.echo(f"{styled(printable(f'{key:{width}}'), bold=True)}  {printable(value)}".rstrip())
 
 
 # The link of a subscription that has a name is called as it is.
