@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from clacks.agent.metrics import REQUESTS
 from clacks.amqp.sasl import SASL_HEADER
 from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
 from clacks.common.errors import ClacksError
 from clacks.testing import sample
-from conftest import RunningAgent, wait_for
+from conftest import DEADLINE, RunningAgent, wait_for
 
 
 def scrape(agent: RunningAgent) -> dict[str, float]:
@@ -56,6 +59,35 @@ def test_health_and_what_is_not_there(tmp_path: Path) -> None:
             urllib.request.urlopen(f"{agent.agent.metrics.url}/", timeout=10)
         assert caught.value.code == 404
         caught.value.close()
+
+
+def test_who_asks_and_says_nothing_holds_up_nobody(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"metrics.listen": "127.0.0.1:0"}) as agent, contextlib.ExitStack() as silent:
+        assert agent.agent.metrics is not None
+        port = int(agent.agent.metrics.url.rpartition(":")[2])
+        for _ in range(REQUESTS - 1):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert scrape(agent)["clacks_connections"] == 0
+        agent.loop.call_soon_threadsafe(agent.agent.stop)
+        wait_for(lambda: not agent._thread.is_alive(), "the agent stops while they are silent")
+
+
+def test_more_requests_than_there_is_room_for_are_closed(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path, {"metrics.listen": "127.0.0.1:0"}) as agent, contextlib.ExitStack() as silent:
+        assert agent.agent.metrics is not None
+        port = int(agent.agent.metrics.url.rpartition(":")[2])
+        several = [silent.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(REQUESTS + 1)]
+        several[-1].settimeout(DEADLINE)
+        assert several[-1].recv(1) == b""
+        for one in several:
+            one.close()
+        wait_for(lambda: _answers(agent), "those who ask are answered again")
+
+
+def _answers(agent: RunningAgent) -> bool:
+    with contextlib.suppress(OSError, HTTPException):
+        return bool(scrape(agent))
+    return False
 
 
 def test_metrics_are_for_this_machine(tmp_path: Path) -> None:

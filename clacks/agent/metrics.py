@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 # How often the server looks whether it is to end, in seconds: what stopping an agent may wait for it.
 POLL_SECONDS: Final = 0.05
+# How long a request may pause in coming, in seconds, and how many may be on their way; more are closed at once. Prometheus asks once in
+# some seconds, so these are enough for a few that ask, and for somebody on this machine who asks and says nothing.
+REQUEST_SECONDS: Final = 10.0
+REQUESTS: Final = 16
 
 
 class Collector:
@@ -90,7 +95,7 @@ class Endpoint:
         registry = CollectorRegistry()
         registry.register(Collector(agent))
         try:
-            self._server = make_server(host, int(port), _with_health(make_wsgi_app(registry)), WSGIServer, _Quiet)
+            self._server = make_server(host, int(port), _with_health(make_wsgi_app(registry)), _Server, _Quiet)
         except OSError as error:
             raise _invalid(place, f"it cannot be listened on: {error.strerror or error}", "Give another port.") from error
         self.url = f"http://{host}:{self._server.server_port}"
@@ -103,8 +108,34 @@ class Endpoint:
         self._thread.join()
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """Each request in a thread of its own: who does not go on with one holds up neither the next one nor the agent when it stops."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._room = threading.BoundedSemaphore(REQUESTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None: ...  # who went away, or was too slow, is no line of the log
+
+
 class _Quiet(WSGIRequestHandler):
     """Requests are not logged: a scrape every few seconds says nothing."""
+
+    timeout = REQUEST_SECONDS
 
     def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - the base class's name
 
