@@ -990,3 +990,52 @@ async def test_what_is_just_small_enough_stays_so(stage: Scene) -> None:
         await until(lambda end=end: numbers(end).count(numbers(end)[0]) == 2, "it comes again")
         assert not end.ended
         narrow.abort()
+
+
+# --- other rules -----------------------------------------------------------------------------------------------------------------
+
+
+def allow_anna(stage: Scene, **more: Any) -> None:
+    """Anna may do this, and see and publish everything."""
+    stage.agent._rules = (Rule(users=("anna",), publish=("*",), subscribe=("*",), **more),)
+    stage.agent._permit()
+
+
+@scene()
+async def test_who_may_not_keep_one_any_more_gets_nothing_into_it_until_they_may_again(stage: Scene) -> None:
+    allow_anna(stage, durable=("billing",))
+    end = End()
+    await receive(await stage.connect("anna"), "billing", end)
+    assert await stage.publish(1) == [ACCEPTED]
+    await until(lambda: numbers(end) == [1], "the event arrives")
+    allow_anna(stage, durable=("other",))
+    await until(lambda: end.ended, "it is detached")
+    assert end.ended[0][0].info["code"] == "not-permitted"  # type: ignore[union-attr]
+    assert await stage.publish(2) == [ACCEPTED]
+    (kept,) = stage.agent.broker.subscriptions.kept.all.values()
+    assert (kept.waiting, stage.agent.bus.subscriptions) == (0, 0)
+    allow_anna(stage, durable=("billing",))
+    assert await stage.publish(3) == [ACCEPTED]
+    await receive(await stage.connect("anna"), "billing", end)
+    await until(lambda: numbers(end) == [1, 3], "what has come since arrives")
+    await stage.stop()
+    await stage.start()  # with the usual rules, by which she may not
+    (kept,) = stage.agent.broker.subscriptions.kept.all.values()
+    assert "may not keep" in kept.suspension
+    assert stage.agent.bus.subscriptions == 0
+
+
+@scene(**{"queue.events": 3})
+async def test_who_may_not_slow_publishers_down_any_more_does_not(stage: Scene) -> None:
+    allow_anna(stage, block=("slow",))
+    end, sent = End(), End()
+    await receive(await stage.connect("anna"), "slow", end, source=Terminus(DOMAIN), credit=0, **{"clacks:overflow": "block-publisher"})
+    publisher: Sender = await (await stage.connect()).attach_sender(Terminus(DOMAIN))
+    publisher.handler = sent
+    for number in range(6):
+        publisher.send(Draft(phone(number).encode()).encode())
+    await until(lambda: len(sent.outcomes) == 3, "the publisher waits for her")
+    allow_anna(stage)
+    await until(lambda: len(sent.outcomes) == 6, "it does not any more")
+    await until(lambda: end.ended, "she is detached")
+    assert end.ended[0][0].info["code"] == "not-permitted"  # type: ignore[union-attr]

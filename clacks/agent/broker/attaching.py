@@ -16,7 +16,6 @@ from typing import Any
 from ...amqp import Described, Sender, Terminus
 from ...common.errors import ClacksError
 from ...xquery import Filter
-from ..access import option, refusal
 from ..bus import Bus
 from ..config import Config
 from .addresses import event_address, parse_address, reply_address
@@ -69,11 +68,8 @@ class Attaching:
         self._compiler.compile(link.connection.user, link, texts, lambda filters: self._compiled(link, terms, answer, filters))
 
     def _permit(self, link: Sender, terms: Terms) -> None:
-        user, rights = link.connection.user, self._bus.access.rights(link.connection.user)
-        if terms.durable and not rights.durable(terms.name):
-            raise refusal(user, "keep a subscription called", terms.name, option("--durable", terms.name), origin_of(link.connection))
-        if terms.overflow == "block-publisher" and not rights.block(terms.name):
-            raise refusal(user, "slow publishers by", terms.name, option("--block", terms.name), origin_of(link.connection))
+        if (error := self._subscriptions.unpermitted(link.connection.user, terms, origin_of(link.connection))) is not None:
+            raise error
 
     def _compiled(self, link: Sender, terms: Terms, answer: Terminus, filters: Compiled) -> None:
         def attach() -> None:

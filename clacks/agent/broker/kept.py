@@ -118,6 +118,8 @@ class Kept:
         if subscription.suspension:
             return
         try:
+            if (error := self._subscriptions.unpermitted(subscription.user, subscription.terms, "store")) is not None:
+                raise error
             self._subscriptions.subscribe(subscription, [compiled(text) for text in subscription.terms.filters], "store")
         except ClacksError as error:
             subscription.sight = ()

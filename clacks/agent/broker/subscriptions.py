@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from ...common.errors import ClacksError
 from ...xquery import Filter
+from ..access import option, refusal
 from ..bus import Bus
 from ..config import Config
 from ..sandbox import Budget, Sandbox
@@ -120,15 +121,28 @@ class Subscriptions:
         if not subscription.suspension and not self.kept.is_dead_letters(subscription):
             self._bus.unsubscribe(subscription)
 
+    def unpermitted(self, user: str, terms: Terms, origin: str) -> ClacksError | None:
+        """Why a user may not have a subscription on these terms, whatever is in it; None if they may."""
+        rights, name = self._bus.access.rights(user), terms.name
+        if terms.durable and not rights.durable(name):
+            return refusal(user, "keep a subscription called", name, option("--durable", name), origin)
+        if terms.overflow == "block-publisher" and not rights.block(name):
+            return refusal(user, "slow publishers by", name, option("--block", name), origin)
+        return None
+
     def permissions_changed(self, removed: dict[str, ClacksError]) -> None:
         """The bus has other rules, or other users (`removed` are those that are none any more): every subscription to what its user may
-        not see ends; a durable one is suspended until they may again. The others go on; what they may not see any more stays in their
-        queues unsent."""
-        fine: set[tuple[str, str]] = set()
+        not see, or have on its terms, ends; a durable one is suspended until they may again. The others go on; what they may not see any
+        more stays in their queues unsent."""
+        fine: set[tuple[object, ...]] = set()
         for subscription in list(self.all):
-            what = user, event = subscription.user, subscription.terms.event
+            user, terms = subscription.user, subscription.terms
+            by_name = (terms.name, terms.overflow) if terms.durable or terms.overflow == "block-publisher" else ()
+            what = (user, terms.event, *by_name)
             if what not in fine:
-                error = removed.get(user) or self._bus.forbidden(user, event, "rules")
+                error = removed.get(user) or self._bus.forbidden(user, terms.event, "rules")
+                if error is None and not self.kept.is_dead_letters(subscription):
+                    error = self.unpermitted(user, terms, "rules")
                 if error is None:
                     fine.add(what)
             else:
