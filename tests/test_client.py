@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,13 @@ def test_urls_that_are_none(text: str) -> None:
 
 def test_no_error_shows_a_password() -> None:
     assert "secret" not in str(failing(parse_url, "http://admin:secret@host"))
+    for mark in "#/?,[℀":  # each of them ends what urlsplit takes for user and password, or makes it complain of it
+        for password in (f"secret{mark}tail", f"1234{mark}secret"):
+            for url in (f"amqp://admin:{password}@host", f"amqps://admin:{password}@host:5671/org.clacks"):
+                error = failing(parse_urls, url)
+                assert error.code == "url-invalid"
+                assert "secret" not in "".join(traceback.format_exception(error))
+                assert "1234" not in str(error)
 
 
 # --- the agent goes and comes back ------------------------------------------------------------------------------------------------

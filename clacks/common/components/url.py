@@ -11,6 +11,7 @@ from ..errors import ClacksError
 
 DEFAULT_DOMAIN: Final = "org.clacks"
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_UNREADABLE: Final = "host and port cannot be read; in user and password, # is written %23, / %2F, ? %3F and [ %5B"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,11 @@ def parse_url(text: str, domain: str = DEFAULT_DOMAIN) -> Url:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise ClacksError("url-invalid", url=_hidden(text), reason=str(error)) from error
+    except ValueError:
+        # Without urlsplit's own words, and its error: what it takes for the port or the host may be a part of the password.
+        raise ClacksError("url-invalid", url=_hidden(text), reason=_UNREADABLE) from None
+    if "@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc:
+        raise ClacksError("url-invalid", url=_hidden(text), reason=_UNREADABLE)
     if parts.scheme not in _PORTS:
         raise ClacksError("url-invalid", url=_hidden(text), reason="it begins neither with amqp:// nor with amqps://")
     if not parts.hostname:
@@ -56,6 +60,8 @@ def parse_urls(given: str | Sequence[str], domain: str = DEFAULT_DOMAIN) -> list
 
 
 def _hidden(text: str) -> str:
-    """The URL without what may be a password."""
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://...@{tail}" if at else text
+    """The URL without what may be a password, or the beginning of one where a comma has cut it off."""
+    scheme, slashes, rest = text.partition("://")
+    if "@" in text:
+        return f"{scheme if slashes else ''}{slashes}...@{text.rpartition('@')[2]}"
+    return f"{scheme}{slashes}{rest.partition(':')[0]}:..." if ":" in rest and not rest.startswith("[") else text
