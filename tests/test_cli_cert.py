@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import stat
 from pathlib import Path
@@ -90,3 +91,15 @@ def test_a_name_in_a_certificate_stands_for_one_user(folder: Path) -> None:
     assert after.verifier != before.verifier
     assert typed("user", "certify", "anna", *place).exit_code == 0
     assert not read_users(users)["anna"].certificates
+
+
+def test_a_key_goes_nowhere_but_into_its_file(folder: Path) -> None:
+    """Somebody else may write to the folder, and guess what a file is called before it has its name."""
+    typed("cert", "ca")
+    (folder / f".robot.key.{os.getpid()}").symlink_to(folder / "elsewhere")
+    assert typed("cert", "client", "robot").exit_code == 0
+    assert not (folder / "elsewhere").exists()
+    key = (folder / "robot.key").lstat()
+    assert stat.S_ISREG(key.st_mode)
+    assert stat.S_IMODE(key.st_mode) == 0o600
+    assert {path.name for path in folder.iterdir()} >= {"robot.pem", "robot.key"}

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import ssl
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -167,10 +168,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _write(path: Path, content: bytes) -> None:
     """Whole, and readable by the owner only from its first byte."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    # Under a name that nobody can have made before, and be the owner of: the folder may be one that others write to.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
 
 
 def _make_ca(folder: Path, common_name: str) -> None:
