@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import locale
+import os
 import shutil
 import threading
 import time
@@ -481,6 +482,22 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_its_own(folder: Path, write:
     registry = SchemaRegistry([folder, tmp_path / "nowhere"], installed=False)
     assert list(registry.current) == ["A"]
     assert [Path(str(error.values["path"])).name for error in registry.problems] == ["nowhere", "B.xsd"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path), Path.mkdir])
+def test_what_is_no_file_is_a_problem_and_not_read(folder: Path, write: Write, make: Callable[[Path], object]) -> None:
+    write("Ring.xsd", xsd(element("Ring")))
+    make(folder / "Pipe.xsd")
+    registry = SchemaRegistry([folder], installed=False)
+    assert list(registry.current) == ["Ring"]
+    assert [Path(str(problem.values["path"])).name for problem in registry.problems] == ["Pipe.xsd"]
+
+
+def test_a_file_that_is_too_large_is_not_read(folder: Path, write: Write) -> None:
+    write("Ring.xsd", xsd(element("Ring")))
+    with (folder / "Huge.xsd").open("wb") as file:
+        file.truncate(2**40)  # a hole of a terabyte
+    assert "too large" in str(SchemaRegistry([folder], installed=False).problems[0])
 
 
 def test_an_event_is_described_once(folder: Path, write: Write, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,14 +77,24 @@ def read(path: Path) -> Source:
     """Raises Broken; OSError where the file itself cannot be read."""
     texts: dict[str, bytes] = {}
     folder = path.parent.resolve()
-    waiting = [path.resolve() if path.is_symlink() else folder / path.name]
+    waiting = [Path(os.path.realpath(path)) if path.is_symlink() else folder / path.name]
     while waiting:
         file = waiting.pop()
         if (url := file.as_uri()) not in texts:
-            texts[url] = file.read_bytes()
+            texts[url] = _content(file, file if texts else path)
             # A broken file is read too: that it changed is known by its text, and compiling it will say what is wrong.
             waiting.extend(_references(path, file, texts[url], folder))
     return Source(path, texts)
+
+
+def _content(file: Path, shown: Path) -> bytes:
+    """What is in a file, if it is one: a pipe might never say anything, and a device might never end. Raises Broken, OSError."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Broken(shown, 0, "it is no file")
+    if found.st_size > _LIMITS.size:
+        raise Broken(shown, 0, "it is too large")
+    return file.read_bytes()
 
 
 def _references(path: Path, file: Path, text: bytes, folder: Path) -> Iterator[Path]:
