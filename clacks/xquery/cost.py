@@ -313,7 +313,8 @@ class Analysis:
         if local in REGEX and uri == FN:
             return self._regex(expr, local, args, costs)
         if local in SMALL or uri != FN:
-            return self.small(*costs)
+            found = self.small(*costs)
+            return replace(found, reach=WHOLE) if local == "lang" else found  # it looks at all that is above a node
         if local in SAME:
             return replace(costs[0], work=costs[0].work + costs[0].items, works=costs[0].works + costs[0].many,
                            shape=costs[0].shape if local != "data" else "other")  # fmt: skip

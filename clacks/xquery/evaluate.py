@@ -19,7 +19,7 @@ from .frames import Frame
 from .functions import FUNCTIONS
 from .lenient import Closure, Lenient, LenientCompiler, Test
 from .names import FN, split
-from .properties import BOOLEAN_CALLS, SHARED, absolute, is_boolean
+from .properties import BOOLEAN_CALLS, SHARED, absolute, is_boolean, takes_focus
 from .signatures import converter
 from .tree import Node
 from .values import atomize, effective_boolean, is_numeric
@@ -297,7 +297,7 @@ class Compiler(LenientCompiler):
         """A call of a function of the table; the closure gives its bare result."""
         entry = FUNCTIONS[expr.name]
         args = [one for one in expr.args if one is not None]
-        if len(args) < len(entry.params) and len(args) == entry.least < len(entry.params) and _contextual(expr.name, len(args)):
+        if takes_focus(expr):
             args.append(s.ContextItem(expr.at))
         params = entry.params if entry.params or not args else ()
         params = params[:1] * len(args) if split(expr.name) == (FN, "concat") else params[: len(args)]
@@ -351,13 +351,6 @@ class Compiler(LenientCompiler):
             return found
 
         return select
-
-
-def _contextual(name: str, given: int) -> bool:
-    from .functions import CONTEXTUAL
-
-    uri, local = split(name)
-    return uri == FN and local in CONTEXTUAL and given == (1 if local == "lang" else 0)
 
 
 _PARTS: Final[dict[str, Callable[[str, str], bool]]] = {
