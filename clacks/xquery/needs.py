@@ -232,9 +232,10 @@ def _merged(items: list[Need]) -> list[Need]:
     upper: dict[Pattern, Atom] = {}
     others = 0
     for one in items:
-        if isinstance(one, Atom) and one.op in (">", ">=") and one.pattern not in lower:
+        bound = one.op if isinstance(one, Atom) and one.upper is None else ""  # what has both bounds already takes no other
+        if isinstance(one, Atom) and bound in (">", ">=") and one.pattern not in lower:
             lower[one.pattern] = one
-        elif isinstance(one, Atom) and one.op in ("<", "<=") and one.pattern not in upper:
+        elif isinstance(one, Atom) and bound in ("<", "<=") and one.pattern not in upper:
             upper[one.pattern] = one
         else:
             others += 1
