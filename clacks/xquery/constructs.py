@@ -92,6 +92,13 @@ def flat(expr: s.Expr) -> bool:
             return False
 
 
+def ordered(expr: s.Expr) -> bool:
+    """Whether the nodes of the result stand in document order, each once; those of a variable, a list or a call may not."""
+    if isinstance(expr, s.Postfix):
+        return ordered(expr.base)
+    return isinstance(expr, (s.Doc, s.Root, s.ContextItem, s.Step, s.Slash, s.Union, s.SetOp))
+
+
 def _slash(compiler: Compiler, expr: s.Slash) -> Closure:
     left = compiler.sequence(expr.left)
     if not isinstance(expr.right, s.Step):
@@ -105,7 +112,7 @@ def stepped(compiler: Compiler, left: s.Expr, expr: s.Step) -> Onwards:
     step = Stepper(expr.axis, expr.test)
     predicates = expr.predicates
     if expr.axis in ("descendant", "descendant-or-self") and all(is_boolean(one) and not uses_position(one) for one in predicates):
-        return _descend(compiler, step, predicates, expr.axis == "descendant-or-self")
+        return _descend(compiler, step, predicates, expr.axis == "descendant-or-self", ordered(left))
     choose = compiler.filtered(predicates) if predicates else None
     sorted_already = flat(left) and expr.axis in ("child", "attribute", "self")
 
@@ -123,7 +130,7 @@ def stepped(compiler: Compiler, left: s.Expr, expr: s.Step) -> Onwards:
     return walk
 
 
-def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool) -> Onwards:
+def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool, sorted_already: bool) -> Onwards:
     """The descendants of all nodes at once, in linear time: what lies below a node already walked is not walked again."""
     choose = compiler.filtered(predicates) if predicates else None
     test = step.test
@@ -131,9 +138,9 @@ def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], 
     def walk(frame: Frame, nodes: list[Any]) -> list[Any]:
         seen: set[Node] = set()
         found: list[Node] = []
-        for node in nodes:
-            if type(node) is not Node:
-                raise FilterError("XPTY0019")
+        if any(type(node) is not Node for node in nodes):
+            raise FilterError("XPTY0019")
+        for node in nodes if sorted_already else in_order(nodes):
             if node in seen:
                 continue
             if with_self and test(node):
@@ -142,7 +149,7 @@ def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], 
                 seen.add(below)
                 if test(below):
                     found.append(below)
-        if with_self and len(nodes) > 1:
+        if with_self and len(nodes) > 1:  # an attribute stands before what is below its element
             found = in_order(found)
         return found if choose is None else choose(frame, found)
 

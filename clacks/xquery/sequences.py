@@ -13,7 +13,7 @@ from .dates import IMPLICIT_ZONE, DateTime, Duration
 from .errors import FilterError
 from .names import XML
 from .strings import check_collation
-from .tree import ELEMENT, Node
+from .tree import ELEMENT, Node, in_order
 from .values import AnyURI, Untyped, atom, effective_boolean, is_numeric, string_of, to_double, type_of
 
 # --- numbers -------------------------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def ends(items: list[Node], inner: bool) -> list[Node]:
             at = at.parent
         if hit and not inner:
             above.add(node)
-    return [node for node in dict.fromkeys(items) if node not in above]
+    return in_order([node for node in chosen if node not in above])
 
 
 # --- dates ---------------------------------------------------------------------------------------------------------------------------
