@@ -170,3 +170,26 @@ CHEAP = {
 def test_everyday_filters_are_cheap(text: str) -> None:
     compiled = compile_filter(text)
     assert compiled.cost == "cheap", compiled.cost_reason
+
+
+def nested(form: str, levels: int, core: str = "x") -> str:
+    for _ in range(levels):
+        core = form.format(core)
+    return core
+
+
+# Whatever is looked at twice at each level is looked at 2**levels times: these would not end.
+NESTED = {
+    "value comparisons": nested("({0}) eq true()", 50),
+    "lets in the values of lets": nested("let $a := {0} return $a", 50, "1 + 1"),
+    "predicates before a step that no pattern says": nested("b[{0}]/self::b = 'x'", 50),
+    "predicates in an argument": nested("starts-with(b[{0}]/self::b, 'x')", 28),
+    "quantifiers over sources with quantifiers": nested("some $a in b[{0}] satisfies $a", 28),
+    "typeswitches": nested("typeswitch({0}) case xs:string return 1 default return 2", 50),
+}
+
+
+@pytest.mark.parametrize("text", NESTED.values(), ids=NESTED.keys())
+def test_what_nests_is_looked_at_once(text: str) -> None:
+    compiled = compile_filter(text)
+    compiled.matches(etree.parse(io.BytesIO(b"<b/>")))

@@ -13,6 +13,7 @@ from .arithmetic import arithmetic, negate
 from .axes import Stepper
 from .call_makers import call, truth, type_expr
 from .clause_makers import flwor, quantified, switch, try_catch, typeswitch
+from .compare import compare
 from .errors import FilterError
 from .evaluate import MAX_RANGE, Compiler
 from .frames import Frame
@@ -226,8 +227,13 @@ def _compare(compiler: Compiler, expr: s.Compare) -> Closure:
         return truth(compiler.boolean(expr))
     if expr.kind == "node":
         return _node_comparison(compiler, expr)
-    left, right, test = compiler.single(expr.left), compiler.single(expr.right), compiler.boolean(expr)
-    return lambda frame: [] if left(frame) is None or right(frame) is None else [test(frame)]
+    left, right, op = compiler.single(expr.left), compiler.single(expr.right), expr.op
+
+    def test(frame: Frame) -> list[Any]:
+        one, other = left(frame), right(frame)
+        return [] if one is None or other is None else [compare(op, one, other)]
+
+    return test
 
 
 def _node_comparison(compiler: Compiler, expr: s.Compare) -> Closure:

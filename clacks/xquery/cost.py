@@ -226,10 +226,10 @@ class Analysis:
         raise Dear(expr.at, "a range")
 
     def _if(self, expr: s.If, scope: _Scope) -> Cost:
-        return self._either([expr.condition], [expr.then, expr.otherwise], scope)
+        return self._either([self.used(expr.condition, scope)], [expr.then, expr.otherwise], scope)
 
-    def _either(self, always: list[s.Expr], one_of: list[s.Expr], scope: _Scope) -> Cost:
-        tests = self.small(*(self.used(one, scope) for one in always))
+    def _either(self, always: list[Cost], one_of: list[s.Expr], scope: _Scope) -> Cost:
+        tests = self.small(*always)
         results = [self.cost(one, scope) for one in one_of]
         total = self.all(tests, *results)
         return replace(total, items=max(r.items for r in results), many=max(r.many for r in results),
@@ -238,13 +238,13 @@ class Analysis:
 
     def _switch(self, expr: s.Switch, scope: _Scope) -> Cost:
         tests = [expr.operand, *(test for cases, _ in expr.cases for test in cases)]
-        return self._either(tests, [*(result for _, result in expr.cases), expr.default], scope)
+        return self._either([self.used(one, scope) for one in tests], [*(result for _, result in expr.cases), expr.default], scope)
 
     def _typeswitch(self, expr: s.Typeswitch, scope: _Scope) -> Cost:
         operand = self.used(expr.operand, scope)
         names = {name for _, name, _ in expr.cases if name} | ({expr.variable} if expr.variable else set())
         inner = replace_names(scope, dict.fromkeys(names, (operand, scope.loop)))
-        return self._either([expr.operand], [*(result for _, _, result in expr.cases), expr.default], inner)
+        return self._either([operand], [*(result for _, _, result in expr.cases), expr.default], inner)
 
     def _try(self, expr: s.Try, scope: _Scope) -> Cost:
         return self.all(self.cost(expr.body, scope), *(self.cost(result, scope) for _, result in expr.catches))
