@@ -25,7 +25,7 @@ from .module import Module, Variable
 from .names import shown
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
 from .plans import plan
-from .static import check
+from .static import binding_order, check
 from .tree import Node
 from .values import RANGES, AnyURI, string_of, type_of
 
@@ -188,6 +188,7 @@ def compile_module(module: Module, slots: Mapping[int, int]) -> Compiled:
     if foreign is not None:
         engine = full_engine(module, foreign)
         return Compiled(module, normal(module.body), [], None, engine, foreign, foreign)
+    module = replace(module, variables=binding_order(module))
     body, kept = _with_constants(module, _with_params(module.body, slots))
     body = normal(body)
     functions = {(function.name, len(function.params)): function for function in module.functions}

@@ -18,6 +18,7 @@ from .errors import FilterError
 from .evaluate import MAX_RANGE, Compiler
 from .frames import Frame
 from .lenient import Closure
+from .names import shown
 from .properties import is_boolean, uses_position
 from .tree import Node, in_order
 from .values import Untyped, cast, string_of
@@ -42,7 +43,14 @@ def _sequence(compiler: Compiler, expr: s.Sequence) -> Closure:
 
 def _variable(_: Compiler, expr: s.VarRef) -> Closure:
     name = expr.name
-    return lambda frame: frame.vars[name]
+
+    def look(frame: Frame) -> list[Any]:
+        try:
+            return frame.vars[name]
+        except KeyError:  # a variable of the prolog whose value needs itself: all others are bound before anybody looks
+            raise FilterError("XQDY0054", f"${shown(name)}") from None
+
+    return look
 
 
 def _context_item(_: Compiler, expr: s.ContextItem) -> Closure:
