@@ -139,6 +139,7 @@ TOO_LARGE = {
     "chains in parentheses": "(" * 50 + "1" + ("+1" * 30 + ")") * 50,
     "constructors": "<a>" * 500 + "</a>" * 500,
     "digits": "1" * 5_000,
+    "digits of a key": "map { 1: 2 }?" + "1" * 5_000,
 }
 
 
@@ -193,3 +194,22 @@ NESTED = {
 def test_what_nests_is_looked_at_once(text: str) -> None:
     compiled = compile_filter(text)
     compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+
+
+GROWING = {
+    "a decimal": ("1" + "0" * 900 + ".0", "{0} * {0}", "FOAR0002"),
+    "a small decimal": ("0." + "0" * 900 + "1", "{0} * {0}", None),
+    "a duration": ("xs:dayTimeDuration('P999999999999999D')", "{0} + {0}", "FODT0002"),
+}
+
+
+@pytest.mark.parametrize(("start", "link", "code"), GROWING.values(), ids=GROWING.keys())
+def test_a_number_does_not_grow_without_bound(start: str, link: str, code: str | None) -> None:
+    chain = " ".join(f"let $n{number + 1} := {link.format(f'$n{number}')}" for number in range(40))
+    compiled = compile_filter(f"let $n0 := {start} {chain} return string-length(string($n40)) < 3000")
+    if code is None:
+        assert compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+        return
+    with pytest.raises(FilterError) as failed:
+        compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+    assert failed.value.code == code

@@ -14,7 +14,7 @@ from .errors import FilterError
 from .names import XML
 from .strings import check_collation
 from .tree import ELEMENT, Node, in_order
-from .values import AnyURI, Untyped, atom, effective_boolean, is_numeric, string_of, to_double, type_of
+from .values import AnyURI, Untyped, atom, double, effective_boolean, is_numeric, string_of, to_double, type_of
 
 # --- numbers -------------------------------------------------------------------------------------------------------------------------
 
@@ -25,8 +25,8 @@ def number(value: Any) -> float:
         if isinstance(value, str) and type(value) is not AnyURI:
             return to_double(value)
         if is_numeric(value) or type(value) is bool:
-            return float(value)
-    except (FilterError, OverflowError):
+            return double(value)
+    except FilterError:
         pass
     return math.nan
 
@@ -64,6 +64,7 @@ def _log(compute: Callable[[float], float]) -> Callable[[float], float]:
 def _pow(base: float | None, exponent: Any) -> float | None:
     if base is None:
         return None
+    exponent = double(exponent)
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -130,7 +131,7 @@ def extreme(op: str) -> Callable[..., Any]:
         except FilterError as error:
             raise FilterError("FORG0006", error.detail) from error
         if is_numeric(best) and any(type(value) is float for value in values):
-            return float(best)
+            return double(best)
         return str(best) if type(best) is AnyURI and any(type(value) is str for value in values) else best
 
     return find
