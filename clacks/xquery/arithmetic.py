@@ -12,7 +12,6 @@ from .dates import DateTime, Duration
 from .errors import FilterError
 from .values import DECIMALS, Untyped, checked, double, is_numeric, to_double, type_of
 
-
 # Room for what lies between the largest decimal of ours and the smallest: for remainders and for rounding, which must not round before.
 _WIDE: Final = Context(prec=6_000, Emax=999_999, Emin=-999_999)
 

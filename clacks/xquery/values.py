@@ -17,8 +17,8 @@ from .dates import DateTime, Duration, parse_datetime, parse_duration
 from .errors import FilterError
 from .tree import Node
 
-# 40 digits: xs:decimal needs at least 18 (XML Schema 1.1 part 2, 5.4), and a product of two such must still be exact. 2,500 digits before and
-# behind the point hold every integer of ours; repeated multiplication would otherwise write numbers of a million zeros.
+# 40 digits: xs:decimal needs at least 18 (XML Schema 1.1 part 2, 5.4), and a product of two such must still be exact. 2,500 places before
+# and behind the point hold every integer of ours; repeated multiplication would otherwise write numbers of a million zeros.
 DECIMALS: Final = Context(prec=40, rounding=ROUND_HALF_EVEN, Emax=2_500, Emin=-2_500)
 # Integers beyond this are refused (FOAR0002): repeated multiplication would otherwise grow without bound.
 MAX_INTEGER_BITS: Final = 8192
