@@ -102,6 +102,9 @@ DEAR = {
     "code points of the event with each other": "for $a in string-to-codepoints(/), $b in string-to-codepoints(/) return 1",
     "pieces of the event for each piece": "for $t in tokenize(/, ' ') where tokenize(/, ',') = $t return $t",
     "pieces for each code point": "for $c in string-to-codepoints(/) return tokenize(/, ' ')[$c]",
+    "matches that each look at the rest": "count(tokenize(/, 'x(.*y)?')) > 5",
+    "branches of which one looks at the rest": "replace(/, '(ab.*c|a)', '') = 'x'",
+    "trimming by lines": "replace(/, '^\\s+| +$|x', '', 'm') = 'x'",
     "a separator as long as the event": "string-length(string-join(//*, string(/))) > 5",
 }  # fmt: skip
 
@@ -162,6 +165,8 @@ CHEAP = {
     "the same node set twice": "let $a := //a return $a/b = $a/c",
     "an or-list": f"//a = ({', '.join(map(str, range(500)))})",
     "pieces of a text": "//a[tokenize(., ',') = 'x' and tokenize(@b) = ('y', 'z')]",
+    "separators": "//a[tokenize(., '\\s*(,|;)\\s*') = 'x' and tokenize(., '[,;]+|\\s+') = 'z']",
+    "trimming": "//a[replace(., '^\\s+|\\s+$', '') = 'y']",
     "positions": "//a[1]/b[last()] = 'x'",
     "a declared function": "declare function local:f($x) { $x/b = 'y' }; //a[local:f(.)]",
 }

@@ -34,7 +34,7 @@ from .functions import FUNCTIONS
 from .module import Module
 from .names import FN, XS, split
 from .properties import absolute, is_boolean, uses_position
-from .regex import linear
+from .regex import linear, sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +353,8 @@ class Analysis:
             raise Dear(expr.at, "a regular expression without a linear-time form")
         if local == "matches":
             return self.small(*costs)
+        if costs[0].texts and not sweeps(pattern.value, flags.value):
+            raise Dear(expr.at, "a regular expression that may look at the rest of the text for each of its matches")
         if local == "tokenize":
             return pieces
         groups = 1 + pattern.value.count("(")

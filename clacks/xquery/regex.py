@@ -41,6 +41,56 @@ class _Unsupported(Exception):
     """The expression may be right, but RE2 cannot run it."""
 
 
+class _Sweep:
+    """Whether finding one match behind the other takes linear time: what makes it quadratic is that each looks far beyond its own end.
+
+    `x(.*y)?` finds every x of a text without y, and looks at the rest of it each time. The loops of a pattern (what may repeat for ever)
+    look at nothing twice
+
+    - where they are characters in a row of pieces without branches: a later match inside what was looked at in vain passes the loop as
+      well, and would have been the end of the earlier match;
+    - where they end their branch: then every repetition ends a match;
+    - where each branch is tied to an end of the text: then there are no more matches than branches.
+    """
+
+    def __init__(self, lines: bool) -> None:
+        self._lines = lines  # ^ and $ are of each line
+        self._branches = 1
+        self._loop = self._inner_loop = self._early_loop = self._loose = False
+        self._pieces = ""  # of the branch: their first characters
+        self._at_loop = False
+
+    def piece(self, char: str, depth: int) -> None:
+        """A piece of the pattern, or what opens and closes a group, or divides branches."""
+        if depth == 0 and char == "|":
+            self._end_branch()
+            self._branches += 1
+            return
+        self._early_loop = self._early_loop or self._at_loop
+        self._at_loop = False
+        if depth == 0:
+            self._pieces += char
+
+    def repeated(self, quantifier: str, group: bool, depth: int) -> None:
+        """The piece before is repeated; `group`: it is a group."""
+        if quantifier[0] in "*+" or quantifier.rstrip("?").endswith(",}"):
+            self._loop = True
+            self._inner_loop = self._inner_loop or group or depth > 0
+            self._early_loop = self._early_loop or depth > 0
+            self._at_loop = depth == 0
+
+    def _end_branch(self) -> None:
+        tied = not self._lines and (self._pieces[:1] == "^" or self._pieces[-1:] == "$")
+        self._loose = self._loose or not tied
+        self._pieces, self._at_loop = "", False
+
+    def linear(self) -> bool:
+        """The answer, when all pieces have been told."""
+        self._end_branch()
+        in_a_row = self._branches == 1 and not self._inner_loop
+        return not self._loop or in_a_row or not self._early_loop or not self._loose
+
+
 class _Translator:
     """One pass over the pattern; `FORX0002` for what is no regular expression of XPath."""
 
@@ -52,6 +102,7 @@ class _Translator:
         self._sizes = [0]  # of the open groups, in pieces
         self._piece_size = 0
         self._copies = 0
+        self._sweep = _Sweep("m" in flags)
 
     def wrong(self, what: str) -> FilterError:
         return FilterError("FORX0002", f"{self.text[:60]!r}: {what} at character {self.at + 1}")
@@ -64,16 +115,23 @@ class _Translator:
             if char in "*+?{":
                 if not quantifiable:
                     raise self.wrong("nothing to repeat")
-                out.append(self._quantifier())
+                quantifier = self._quantifier()
+                out.append(quantifier)
+                self._sweep.repeated(quantifier, self.text[self.at - len(quantifier) - 1] == ")", self.depth)
                 quantifiable = False
                 continue
             self._piece_size = 1
+            self._sweep.piece(char, self.depth)
             piece, quantifiable = self._piece(char)
             self._sizes[-1] += self._piece_size
             out.append(piece)
         if self.depth:
             raise self.wrong("a parenthesis is not closed")
         return "".join(out)
+
+    def sweeps(self) -> bool:
+        """As the function below; asked after `translate`."""
+        return self._sweep.linear()
 
     def _quantifier(self) -> str:
         found = _QUANTIFIER.match(self.text, self.at)
@@ -235,6 +293,16 @@ def linear(pattern: str, flags: str) -> Any:
         return re2.compile(translated, options)
     except re2.error:
         return None  # too large for the memory it may take, or a repetition of more than 1,000
+
+
+@lru_cache(maxsize=4096)
+def sweeps(pattern: str, flags: str) -> bool:
+    """Whether all matches of a text, one behind the other, are found in linear time; for patterns that have a linear form."""
+    if "q" in flags:
+        return True
+    translator = _Translator(pattern, flags)
+    translator.translate()
+    return translator.sweeps()
 
 
 @lru_cache(maxsize=256)
