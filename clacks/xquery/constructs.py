@@ -11,7 +11,7 @@ from typing import Any, Final
 from . import syntax as s
 from .arithmetic import arithmetic, negate
 from .axes import Stepper
-from .call_makers import call, truth, type_expr
+from .call_makers import call, focused, truth, type_expr
 from .clause_makers import flwor, quantified, switch, try_catch, typeswitch
 from .compare import compare
 from .errors import FilterError
@@ -54,7 +54,7 @@ def _variable(_: Compiler, expr: s.VarRef) -> Closure:
 
 
 def _context_item(_: Compiler, expr: s.ContextItem) -> Closure:
-    return lambda frame: [frame.item]
+    return lambda frame: [focused(frame).item]
 
 
 def _doc(_: Compiler, expr: s.Doc) -> Closure:
@@ -62,9 +62,11 @@ def _doc(_: Compiler, expr: s.Doc) -> Closure:
 
 
 def _node_of(frame: Frame) -> Node:
-    if type(frame.item) is not Node:
+    item = frame.item
+    if type(item) is not Node:
+        focused(frame)
         raise FilterError("XPTY0020")
-    return frame.item
+    return item
 
 
 def _root(_: Compiler, expr: s.Root) -> Closure:

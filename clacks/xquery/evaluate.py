@@ -298,7 +298,8 @@ class Compiler(LenientCompiler):
         entry = FUNCTIONS[expr.name]
         args = [one for one in expr.args if one is not None]
         if takes_focus(expr):
-            args.append(s.ContextItem(expr.at))
+            whole = split(expr.name)[1] in _OF_THE_STRING
+            args.append(s.Call(expr.at, f"{{{FN}}}string", ()) if whole else s.ContextItem(expr.at))
         params = entry.params if entry.params or not args else ()
         params = params[:1] * len(args) if split(expr.name) == (FN, "concat") else params[: len(args)]
         converters = [(self.sequence(arg), converter(param)) for arg, param in zip(args, params, strict=True)]
@@ -352,6 +353,9 @@ class Compiler(LenientCompiler):
 
         return select
 
+
+# Without an argument these look at string(.), which every item has (Functions and Operators 3.1 sections 5.4.4 and 5.4.5).
+_OF_THE_STRING: Final = frozenset(("string-length", "normalize-space"))
 
 _PARTS: Final[dict[str, Callable[[str, str], bool]]] = {
     f"{{{FN}}}contains": operator.contains, f"{{{FN}}}starts-with": str.startswith, f"{{{FN}}}ends-with": str.endswith,
