@@ -105,6 +105,7 @@ DEAR = {
     "matches that each look at the rest": "count(tokenize(/, 'x(.*y)?')) > 5",
     "branches of which one looks at the rest": "replace(/, '(ab.*c|a)', '') = 'x'",
     "trimming by lines": "replace(/, '^\\s+| +$|x', '', 'm') = 'x'",
+    "combining marks to sort": "normalize-unicode(/, 'NFD') = 'x'",
     "a separator as long as the event": "string-length(string-join(//*, string(/))) > 5",
 }  # fmt: skip
 
@@ -218,3 +219,23 @@ def test_a_number_does_not_grow_without_bound(start: str, link: str, code: str |
     with pytest.raises(FilterError) as failed:
         compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
     assert failed.value.code == code
+
+
+PIECES = [
+    "count(string-to-codepoints(/)[. = 5]) > 0", "tokenize(/) = 'y'", "tokenize(//a, ' ') = 'y'", "replace(/, ' ', '') = 'y'",
+    "translate(/, string(/), '') = 'y'", "iri-to-uri(/) = 'y'", "encode-for-uri(//@k) = 'y'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PIECES)
+def test_what_takes_a_long_text_apart_is_left_undecided(text: str) -> None:
+    compiled = compile_filter(text)
+    index = FilterIndex[str](defer=True)
+    index.add("apart", compiled)
+    index.add("whole", compile_filter("contains(/, 'z') or //@k = 'y'"))
+    short, long, huge = (etree.parse(io.BytesIO(b"<a k='x'>%s</a>" % (b"x " * length))) for length in (10, 10_000, 1_000_000))
+    assert compiled.cost == "cheap"
+    assert index.match(short) == ([], [])
+    assert index.match(long) == ([], ["apart"])
+    assert index.match(short, size=10_000) == ([], ["apart"])
+    assert index.match(huge) == ([], ["apart", "whole"])

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import syntax as s
 from .bounds import (
+    BY_CHARACTER,
     CONSTANT,
     GROWTH,
     LOCAL,
@@ -55,6 +56,7 @@ class Analysis:
         self.calls: list[tuple[str, int]] = []
         self.looked_at = 0
         self.loops = 0
+        self.characters = False  # whether single characters of the event, or pieces of its texts, are handled one by one
 
     def cost(self, expr: s.Expr, scope: _Scope) -> Cost:
         """The bounds of an expression; raises Dear."""
@@ -323,6 +325,10 @@ class Analysis:
     def _texts(self, local: str, costs: list[Cost]) -> Cost:
         total = self.all(*costs)
         growth = GROWTH.get(local, 1)
+        if total.texts:
+            self.characters = self.characters or local in BY_CHARACTER
+            if local == "normalize-unicode":  # combining marks are sorted by insertion: 40,000 of them take five seconds
+                raise Dear(0, "normalizing text of the event")
         if local in ("string-to-codepoints", "distinct-values", "index-of", "insert-before"):
             return replace(total, items=total.items + total.text, many=total.many + total.texts, strings=False)
         if local in ("root", "innermost", "outermost"):
@@ -338,6 +344,7 @@ class Analysis:
         # The pieces of a node's own text belong to that node, as the text does.
         pieces = replace(costs[0], items=costs[0].text + 1, many=costs[0].texts, strings=True, shape="other",
                          reach=max(costs[0].reach, LOCAL if costs[0].texts else CONSTANT))  # fmt: skip
+        self.characters = self.characters or (local != "matches" and costs[0].texts > 0)
         if local == "tokenize" and len(args) == 1:
             return pieces
         place = 3 if local == "replace" else 2
@@ -398,8 +405,16 @@ _RULES: Final[dict[type, Any]] = {
 }  # fmt: skip
 
 
-def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | None]]) -> tuple[int, str] | None:
-    """None for a cheap filter; the place and the reason for a dear one. `variables` are the prolog's that stayed variables, with values."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`dear` is the place and the reason, or None for a cheap filter; `characters`: its time goes by the characters of the event."""
+
+    dear: tuple[int, str] | None
+    characters: bool
+
+
+def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | None]]) -> Verdict:
+    """The cost class of a filter; `variables` are the prolog's that stayed variables, with values."""
     analysis = Analysis(module)
     scope = _Scope({}, NODE_ITEM, 0, 0)
     try:
@@ -409,7 +424,7 @@ def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | No
             scope = replace_names(scope, {name: (cost, 0)})
         analysis.used(body, scope)
     except Dear as dear:
-        return dear.at, dear.reason
+        return Verdict((dear.at, dear.reason), True)
     except RecursionError:
-        return 0, "the filter is nested too deeply to be analysed"
-    return None
+        return Verdict((0, "the filter is nested too deeply to be analysed"), True)
+    return Verdict(None, analysis.characters)
