@@ -105,7 +105,7 @@ def _binds(expr: s.Expr, name: str) -> bool:
     return any(
         (getattr(one, "name", None) == name and isinstance(one, (s.For, s.Let, s.Count)))
         or (isinstance(one, (s.For,)) and one.counter == name)
-        or (isinstance(one, s.GroupBy) and any(key == name for key, _ in one.keys))
+        or (isinstance(one, s.GroupBy) and any(key == name for key, _, _ in one.keys))
         or (isinstance(one, s.Inline) and any(param == name for param, _ in one.params))
         or (isinstance(one, s.Window) and name in one.names)
         or (isinstance(one, s.Typeswitch) and (one.variable == name or any(bound == name for _, bound, _ in one.cases)))

@@ -153,10 +153,16 @@ def identity(value: Any) -> Any:
 
 def distinct(items: list[Any], collation: str | None = None) -> list[Any]:
     check_collation(collation)
-    found: dict[Any, Any] = {}
+    seen: dict[Any, set[Any]] = {}
+    found = []
     for item in items:
-        found.setdefault(identity(item), item)
-    return list(found.values())
+        # Numbers that are one xs:double are equal to it, but not all to each other: 0.1, and 2**53 and the next integer.
+        exact = type(item) is int or type(item) is Decimal
+        alike = seen.setdefault(identity(double(item) if exact else item), set())
+        if (item not in alike and None not in alike) if exact else not alike:
+            found.append(item)
+        alike.add(item if exact else None)
+    return found
 
 
 def index_of(items: list[Any], wanted: Any, collation: str | None = None) -> list[int]:

@@ -157,7 +157,8 @@ class Checker:
                 for part in clause.parts[1:]:
                     self.check(part, scope | names)
             case s.GroupBy():
-                for name, value in clause.keys:
+                for name, value, kind in clause.keys:
+                    self.types(clause.at, kind)
                     if value is None and name not in bound:
                         raise self.error(clause.at, "XQST0094", f"${shown(name)}")
                     names.add(name)

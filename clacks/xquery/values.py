@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .dates import DateTime, Duration, parse_datetime, parse_duration
 from .errors import FilterError
+from .names import collapsed
 from .tree import Node
 
 # 40 digits: xs:decimal needs at least 18 (XML Schema 1.1 part 2, 5.4), and a product of two such must still be exact. 2,500 places before
@@ -186,7 +187,7 @@ RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
 
 _FROM_STRING: Final[dict[str, Callable[[str], Any]]] = {
     "string": str, "untypedAtomic": Untyped, "boolean": to_boolean, "decimal": to_decimal, "double": to_double,
-    "anyURI": lambda text: AnyURI(" ".join(text.split())),
+    "anyURI": lambda text: AnyURI(collapsed(text)),
     **{kind: partial(parse_datetime, kind) for kind in ("dateTime", "date", "time")},
     **{kind: partial(parse_duration, kind) for kind in ("duration", "dayTimeDuration", "yearMonthDuration")},
 }  # fmt: skip
