@@ -37,6 +37,19 @@ MAX_COPIES: Final = 150
 _MEMORY: Final = 1 << 20
 
 
+# With the flag `i` patterns are of ASCII only; two more characters have a letter of it for their small or capital one.
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_FAR_VARIANTS: Final = {"k": "\u212a", "s": "\u017f"}
+
+
+def _without_space(pattern: str) -> str:
+    """The pattern without white space outside of classes (section 5.6.2, flag x)."""
+    return _SPACED.sub(lambda found: found[1] or "", pattern)
+
+
+_SPACED: Final = re.compile(r"(\\.|\[(?:\\.|[^\]\\])*\]?)|[ \t\r\n]+", re.DOTALL)
+
+
 class _Unsupported(Exception):
     """The expression may be right, but RE2 cannot run it."""
 
@@ -95,7 +108,7 @@ class _Translator:
     """One pass over the pattern; `FORX0002` for what is no regular expression of XPath."""
 
     def __init__(self, pattern: str, flags: str) -> None:
-        self.text = pattern
+        self.text = _without_space(pattern) if "x" in flags else pattern
         self.at = 0
         self.flags = flags
         self.depth = 0
@@ -150,8 +163,6 @@ class _Translator:
 
     def _piece(self, char: str) -> tuple[str, bool]:
         self.at += 1
-        if char in " \t\r\n" and "x" in self.flags:
-            return "", True
         if char == ".":
             return (r"(?s:.)" if "s" in self.flags else r"[^\n\r]"), True
         if char == "^":
@@ -185,8 +196,13 @@ class _Translator:
         return re.escape(char) if char.isascii() and not char.isalnum() else char, True
 
     def _escape(self) -> str:
+        single = self.text[self.at : self.at + 1] in _SINGLE
         inside = self._class_escape()
-        return inside if len(inside) > 1 and inside[0] == "\\" and inside[1] not in "pPx" else f"[{inside}]"
+        return inside if single else self._exactly(f"[{inside}]")
+
+    def _exactly(self, translated: str) -> str:
+        """Without regard to the flag `i`, which has no effect on what stands for a category of characters (section 5.6.2)."""
+        return f"(?-i:{translated})" if "i" in self.flags else translated
 
     def _class_escape(self) -> str:
         """What follows a backslash, as the inside of a class."""
@@ -202,6 +218,8 @@ class _Translator:
                 raise self.wrong("a wrong category")
             self.at = found.end()
             if found[1].startswith("Is"):
+                raise _Unsupported
+            if found[1] == "Cn":
                 raise _Unsupported
             if found[1] not in _CATEGORIES:
                 raise self.wrong("an unknown category")
@@ -226,21 +244,28 @@ class _Translator:
                 raise _Unsupported  # subtraction
             out.append(self._member(first))
             first = False
-        return f"[{'^' if negated else ''}{''.join(out)}]"
+        return self._exactly(f"[{'^' if negated else ''}{''.join(out)}]")
 
     def _member(self, first: bool) -> str:
         low = self._one(first)
         if low is None or not self.text.startswith("-", self.at):
-            return low if low is not None else self._many
+            return self._many if low is None else low + self._variants(self._last, self._last)
         after = self.text[self.at + 1 : self.at + 2]
         if after in ("]", "[", ""):
-            return low
+            return low + self._variants(self._last, self._last)
         start = self._last
         self.at += 1
         high = self._one(False)
         if high is None or self._last < start:
             raise self.wrong("a wrong range")
-        return f"{low}-{high}"
+        return f"{low}-{high}{self._variants(start, self._last)}"
+
+    def _variants(self, low: str, high: str) -> str:
+        """The characters that differ from those of a range in case only, where that does not matter."""
+        if "i" not in self.flags:
+            return ""
+        letters = (char for char in _LETTERS if low <= char <= high)
+        return "".join(char.swapcase() + _FAR_VARIANTS.get(char.lower(), "") for char in letters)
 
     _many = ""
     _last = ""
@@ -312,12 +337,14 @@ def backtracking(pattern: str, flags: str) -> Any:
 
     check_flags(flags)
     options = 0
-    for letter, flag in (("s", re.DOTALL), ("m", re.MULTILINE), ("i", re.IGNORECASE), ("x", re.VERBOSE)):
+    for letter, flag in (("s", re.DOTALL), ("m", re.MULTILINE), ("i", re.IGNORECASE)):
         if letter in flags:
             options |= flag
+    if "x" in flags and "q" not in flags:
+        pattern = _without_space(pattern)
     try:
         python = re.escape(pattern) if "q" in flags else translate_pattern(pattern, options, "1.1")
-        return re.compile(python, options & ~re.VERBOSE)
+        return re.compile(python, options)
     except (RegexError, re.error, OverflowError, RecursionError) as error:
         raise FilterError("FORX0002", f"{pattern[:60]!r}: {error}") from error
 
