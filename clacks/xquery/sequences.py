@@ -359,7 +359,7 @@ ROWS: Final[dict[str, tuple[str, int, Any]]] = {
     **{f"{name}-from-time": ("M?", 1, _field(field)) for name, field in list(_DATE_FIELDS.items())[3:]},
     **{f"timezone-from-{name}": (f"{letter}?", 1, _zone) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
     **{f"{name}-from-duration": ("U?", 1, _part(name)) for name in ("years", "months", "days", "hours", "minutes", "seconds")},
-    **{f"adjust-{name}-to-timezone": (f"{letter}? U?", 1, _adjust) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
+    **{f"adjust-{name}-to-timezone": (f"{letter}? V?", 1, _adjust) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
 }  # fmt: skip
 
 MATH: Final[dict[str, tuple[str, int, Any]]] = {

@@ -246,6 +246,8 @@ _NUMERIC: Final[dict[str, Callable[[Any], Any]]] = {"double": lambda value: doub
 
 def double(value: Any) -> float:
     """A number promoted to xs:double (XPath 3.1 appendix B.1)."""
+    if type(value) is Decimal and not value:
+        return 0.0  # Python's decimal has a negative zero, xs:decimal has not
     try:
         return float(value)
     except OverflowError:
