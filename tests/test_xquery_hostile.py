@@ -102,6 +102,10 @@ DEAR = {
     "code points of the event with each other": "for $a in string-to-codepoints(/), $b in string-to-codepoints(/) return 1",
     "pieces of the event for each piece": "for $t in tokenize(/, ' ') where tokenize(/, ',') = $t return $t",
     "pieces for each code point": "for $c in string-to-codepoints(/) return tokenize(/, ' ')[$c]",
+    "matches that each look at the rest": "count(tokenize(/, 'x(.*y)?')) > 5",
+    "branches of which one looks at the rest": "replace(/, '(ab.*c|a)', '') = 'x'",
+    "trimming by lines": "replace(/, '^\\s+| +$|x', '', 'm') = 'x'",
+    "combining marks to sort": "normalize-unicode(/, 'NFD') = 'x'",
     "a separator as long as the event": "string-length(string-join(//*, string(/))) > 5",
 }  # fmt: skip
 
@@ -139,6 +143,7 @@ TOO_LARGE = {
     "chains in parentheses": "(" * 50 + "1" + ("+1" * 30 + ")") * 50,
     "constructors": "<a>" * 500 + "</a>" * 500,
     "digits": "1" * 5_000,
+    "digits of a key": "map { 1: 2 }?" + "1" * 5_000,
 }
 
 
@@ -161,6 +166,8 @@ CHEAP = {
     "the same node set twice": "let $a := //a return $a/b = $a/c",
     "an or-list": f"//a = ({', '.join(map(str, range(500)))})",
     "pieces of a text": "//a[tokenize(., ',') = 'x' and tokenize(@b) = ('y', 'z')]",
+    "separators": "//a[tokenize(., '\\s*(,|;)\\s*') = 'x' and tokenize(., '[,;]+|\\s+') = 'z']",
+    "trimming": "//a[replace(., '^\\s+|\\s+$', '') = 'y']",
     "positions": "//a[1]/b[last()] = 'x'",
     "a declared function": "declare function local:f($x) { $x/b = 'y' }; //a[local:f(.)]",
 }
@@ -170,3 +177,65 @@ CHEAP = {
 def test_everyday_filters_are_cheap(text: str) -> None:
     compiled = compile_filter(text)
     assert compiled.cost == "cheap", compiled.cost_reason
+
+
+def nested(form: str, levels: int, core: str = "x") -> str:
+    for _ in range(levels):
+        core = form.format(core)
+    return core
+
+
+# Whatever is looked at twice at each level is looked at 2**levels times: these would not end.
+NESTED = {
+    "value comparisons": nested("({0}) eq true()", 50),
+    "lets in the values of lets": nested("let $a := {0} return $a", 50, "1 + 1"),
+    "predicates before a step that no pattern says": nested("b[{0}]/self::b = 'x'", 50),
+    "predicates in an argument": nested("starts-with(b[{0}]/self::b, 'x')", 28),
+    "quantifiers over sources with quantifiers": nested("some $a in b[{0}] satisfies $a", 28),
+    "typeswitches": nested("typeswitch({0}) case xs:string return 1 default return 2", 50),
+}
+
+
+@pytest.mark.parametrize("text", NESTED.values(), ids=NESTED.keys())
+def test_what_nests_is_looked_at_once(text: str) -> None:
+    compiled = compile_filter(text)
+    compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+
+
+GROWING = {
+    "a decimal": ("1" + "0" * 900 + ".0", "{0} * {0}", "FOAR0002"),
+    "a small decimal": ("0." + "0" * 900 + "1", "{0} * {0}", None),
+    "a duration": ("xs:dayTimeDuration('P999999999999999D')", "{0} + {0}", "FODT0002"),
+}
+
+
+@pytest.mark.parametrize(("start", "link", "code"), GROWING.values(), ids=GROWING.keys())
+def test_a_number_does_not_grow_without_bound(start: str, link: str, code: str | None) -> None:
+    chain = " ".join(f"let $n{number + 1} := {link.format(f'$n{number}')}" for number in range(40))
+    compiled = compile_filter(f"let $n0 := {start} {chain} return string-length(string($n40)) < 3000")
+    if code is None:
+        assert compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+        return
+    with pytest.raises(FilterError) as failed:
+        compiled.matches(etree.parse(io.BytesIO(b"<b/>")))
+    assert failed.value.code == code
+
+
+PIECES = [
+    "count(string-to-codepoints(/)[. = 5]) > 0", "tokenize(/) = 'y'", "tokenize(//a, ' ') = 'y'", "replace(/, ' ', '') = 'y'",
+    "translate(/, string(/), '') = 'y'", "iri-to-uri(/) = 'y'", "encode-for-uri(//@k) = 'y'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PIECES)
+def test_what_takes_a_long_text_apart_is_left_undecided(text: str) -> None:
+    compiled = compile_filter(text)
+    index = FilterIndex[str](defer=True)
+    index.add("apart", compiled)
+    index.add("whole", compile_filter("contains(/, 'z') or //@k = 'y'"))
+    short, long, huge = (etree.parse(io.BytesIO(b"<a k='x'>%s</a>" % (b"x " * length))) for length in (10, 10_000, 1_000_000))
+    assert compiled.cost == "cheap"
+    assert index.match(short) == ([], [])
+    assert index.match(long) == ([], ["apart"])
+    assert index.match(short, size=10_000) == ([], ["apart"])
+    assert index.match(huge) == ([], ["apart", "whole"])

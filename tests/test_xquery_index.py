@@ -241,6 +241,15 @@ def test_wrong_keys() -> None:
         compile_filter("")
 
 
+def test_filters_that_differ_in_what_a_function_of_theirs_does_are_answered_apart() -> None:
+    document = etree.fromstring("<e><a><b>x</b></a></e>").getroottree()
+    texts = [f"declare function local:f($a) {{ $a/b = '{word}' and $a/b != 'z' }}; //a[local:f(.)]" for word in "xyx"]
+    index = FilterIndex[int]()
+    for number, text in enumerate(texts):
+        index.add(number, compile_filter(text))
+    assert index.match(document) == ([0, 2], [])
+
+
 def test_intervals_and_bounds_answer_as_a_list_does() -> None:
     chance = random.Random(3)
     intervals, bounds, kept = Intervals(), Bounds(), []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
+import random
 from decimal import Decimal
 
 import pytest
 from lxml import etree
 
-from clacks.xquery import FilterError, FilterIndex, compile_filter
+from clacks.xquery import FilterError, FilterIndex, compare, compile_filter
+from clacks.xquery.dates import parse_datetime
+from clacks.xquery.values import AnyURI, Untyped
 
 GUIDE = "declare namespace f='http://www.gonicus.de/Events'; let $e := ./f:Event return $e/f:PhoneStatus"
 F = "declare namespace f='http://www.gonicus.de/Events'; "
@@ -137,3 +141,27 @@ def test_what_was_removed_is_forgotten() -> None:
         index.remove(1)
     assert index.match(document()) == ([], [])
     assert len(index) == 0
+
+
+VALUES = [
+    *map(Untyped, ("5", "NaN", "x", "INF", "1e0", str(2**60 + 1))), "5", "x", "", AnyURI("x"), 5, Decimal("5.0"), Decimal("0.1"), 0.1,
+    float("nan"), float("inf"), True, False, parse_datetime("date", "2026-01-01"), 2**60 + 1, float(2**60),
+]  # fmt: skip
+
+
+def test_long_sequences_compare_as_their_pairs_do() -> None:
+    chance = random.Random(1)
+    for _ in range(1_000):
+        sides = [chance.choices(chance.sample(VALUES, chance.randint(1, 6)), k=chance.randint(8, 12)) for _ in "lr"]
+        for op in compare.OPERATORS:
+            holds = failed = False
+            for one, other in itertools.product(*sides):
+                try:
+                    holds = holds or compare.general_pair(op, one, other)
+                except FilterError:
+                    failed = True
+            try:
+                assert compare.general(op, *sides) is holds
+            except FilterError:
+                assert failed
+                assert not holds

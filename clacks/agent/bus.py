@@ -121,7 +121,7 @@ class Bus:
             return self._not_permitted(incoming, name)
         if name not in self._names:
             self.learn(name)
-        matched, undecided = self._index.match(event.document, incoming.properties, name)
+        matched, undecided = self._index.match(event.document, incoming.properties, name, len(event.body))
         return Routed(event, matched, undecided)
 
     def _refused(self, incoming: Incoming, error: ClacksError) -> Refused:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, DecimalException
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, DecimalException
 from typing import Any, Final
 
 from .dates import DateTime, Duration
 from .errors import FilterError
 from .values import DECIMALS, Untyped, checked, double, is_numeric, to_double, type_of
+
+# Room for what lies between the largest decimal of ours and the smallest: for remainders and for rounding, which must not round before.
+_WIDE: Final = Context(prec=6_000, Emax=999_999, Emin=-999_999)
 
 
 def _integer_decimal(value: Any) -> Decimal:
@@ -31,13 +34,12 @@ def _truncated(left: Any, right: Any) -> int:
         return int(quotient)  # the product of the definition is a double as well: 2e0 idiv 1e-1 is 20
     if right == 0:
         raise FilterError("FOAR0001")
-    if type(left) is int and type(right) is int:
-        quotient = abs(left) // abs(right)
-        return quotient if (left < 0) == (right < 0) else -quotient
-    return int(_exactly(lambda: int(_integer_decimal(left) / _integer_decimal(right)), left, right))
+    (left_over, left_under), (right_over, right_under) = left.as_integer_ratio(), right.as_integer_ratio()
+    whole = int(abs(left_over * right_under) // abs(right_over * left_under))
+    return whole if (left < 0) == (right < 0) else -whole
 
 
-def _exactly(compute: Callable[[], Any], *_operands: Any) -> Any:
+def _exactly(compute: Callable[[], Any]) -> Any:
     try:
         return compute()
     except (DecimalException, OverflowError, ValueError) as error:
@@ -61,8 +63,8 @@ def _modulo(left: Any, right: Any) -> Any:
     if right == 0:
         raise FilterError("FOAR0001")
     if type(left) is int and type(right) is int:
-        return int(math.copysign(1, left)) * (abs(left) % abs(right)) if left else 0
-    return DECIMALS.remainder(_integer_decimal(left), _integer_decimal(right))
+        return -(-left % abs(right)) if left < 0 else left % abs(right)
+    return DECIMALS.plus(_WIDE.remainder(_integer_decimal(left), _integer_decimal(right)))
 
 
 def _divide(left: Any, right: Any) -> Any:
@@ -119,7 +121,7 @@ def _temporal(op: str, left: Any, right: Any) -> Any:
         if isinstance(right, Duration) and right.type == left.type:
             if op in ("+", "-"):
                 sign = 1 if op == "+" else -1
-                return Duration(left.type, left.months + sign * right.months, left.seconds + sign * right.seconds)
+                return _bounded(Duration(left.type, left.months + sign * right.months, left.seconds + sign * right.seconds))
             if op == "div":
                 return _divide(*(Decimal(one.months) + one.seconds for one in (left, right)))
         if is_numeric(right) and op in ("*", "div"):
@@ -142,11 +144,16 @@ def _scaled(duration: Duration, factor: Any, op: str) -> Duration:
     number = Decimal(factor)
     value = Decimal(duration.months) + duration.seconds
     result = _exactly(lambda: DECIMALS.multiply(value, number) if op == "*" else DECIMALS.divide(value, number))
-    if abs(result) > Decimal(10) ** 18:
-        raise FilterError("FODT0002")
     if duration.type == "yearMonthDuration":
-        return Duration(duration.type, int((result + Decimal("0.5")).to_integral_value(ROUND_FLOOR)), Decimal(0))
-    return Duration(duration.type, 0, result)
+        return _bounded(Duration(duration.type, int((result + Decimal("0.5")).to_integral_value(ROUND_FLOOR)), Decimal(0)))
+    return _bounded(Duration(duration.type, 0, result))
+
+
+def _bounded(duration: Duration) -> Duration:
+    """FODT0002 for one that is longer than any that can be written (15 digits of days): sums and products would grow without bound."""
+    if abs(duration.months) + abs(duration.seconds) > 10**20:
+        raise FilterError("FODT0002")
+    return duration
 
 
 def negate(value: Any) -> Any:
@@ -154,27 +161,31 @@ def negate(value: Any) -> Any:
     value = to_double(value) if type(value) is Untyped else value
     if not is_numeric(value):
         raise FilterError("XPTY0004", f"`-` does not apply to xs:{type_of(value)}")
+    if type(value) is Decimal:
+        return value.copy_negate() if value else value  # `-` rounds to the digits of Python's own context
     return -value
+
+
+# More than any number of ours has before or behind its point.
+_MOST_DIGITS: Final = 2_600
 
 
 def rounded(value: Any, mode: str, digits: int = 0) -> Any:
     """abs, floor, ceiling, round (half up) and round-half-to-even (section 4.4)."""
     if mode == "abs":
-        return abs(value)
+        return value.copy_abs() if type(value) is Decimal else abs(value)
     if type(value) is int and digits >= 0:
         return value
     if type(value) is float and (not math.isfinite(value) or value == 0):
         return value
-    if digits > 400:  # no xs:double and no decimal of ours has more digits
+    if digits > _MOST_DIGITS:
         return value
-    if digits < -5000:
+    if digits < -_MOST_DIGITS:
         return type(value)(0)
-    number = Decimal(repr(value)) if type(value) is float else Decimal(value)
+    number = Decimal(value)  # of an xs:double the very value (section 4.4.4), not the shortest text for it
     modes = {"floor": ROUND_FLOOR, "ceiling": ROUND_CEILING, "even": ROUND_HALF_EVEN,
              "round": ROUND_HALF_DOWN if number < 0 else ROUND_HALF_UP}  # fmt: skip
-    context = DECIMALS.copy()
-    context.prec = max(60, number.adjusted() + max(digits, 0) + 5)
-    result = number.quantize(Decimal(1).scaleb(-digits), rounding=modes[mode], context=context)
+    result = number.quantize(Decimal(1).scaleb(-digits), rounding=modes[mode], context=_WIDE)
     if type(value) is float:
         return math.copysign(float(result), value) if result == 0 else float(result)
     return int(result) if type(value) is int else result

@@ -88,7 +88,7 @@ def node_test(test: s.NameTest | s.KindTest, axis: str = "child") -> NodeTest:
     if kind == "node":
         return lambda node: True
     # The tree is not validated, so that an element is xs:untyped and an attribute xs:untypedAtomic (XDM 3.1 section 3.3.1.1).
-    if test.type is not None and test.type not in _UNVALIDATED[kind]:
+    if test.type is not None and test.type not in _UNVALIDATED["element" if kind == DOCUMENT else kind]:
         return lambda node: False
     if test.name is None:
         return lambda node: node.kind == kind

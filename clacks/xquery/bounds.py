@@ -62,6 +62,8 @@ SAME: Final = frozenset(
 )
 # How much longer a text can become: encode-for-uri writes up to twelve characters for one, normalize-unicode up to eighteen.
 GROWTH: Final = {"encode-for-uri": 12, "iri-to-uri": 12, "escape-html-uri": 12, "normalize-unicode": 18, "upper-case": 3, "lower-case": 3}
+# Functions that Python takes through a text character by character.
+BY_CHARACTER: Final = frozenset(("string-to-codepoints", "translate", "encode-for-uri", "iri-to-uri", "escape-html-uri"))
 REGEX: Final = frozenset(("matches", "replace", "tokenize"))
 
 

@@ -89,8 +89,23 @@ def call(compiler: Compiler, expr: s.Call) -> Closure:
     return ask
 
 
+def _place(frame: Frame) -> list[Any]:
+    return [focused(frame).position]
+
+
+def _size(frame: Frame) -> list[Any]:
+    return [focused(frame).size]
+
+
+def focused(frame: Frame) -> Frame:
+    """The frame, if it has a focus; XPDY0002 in the body of a function."""
+    if frame.item is None:
+        raise FilterError("XPDY0002", "The body of a function has no context item")
+    return frame
+
+
 _FOCUS: Final[dict[str, Closure]] = {
-    "position": lambda frame: [frame.position], "last": lambda frame: [frame.size], "true": lambda frame: [True],
+    "position": _place, "last": _size, "true": lambda frame: [True],
     "false": lambda frame: [False], "current-dateTime": lambda frame: [frame.event.now],
     "current-date": lambda frame: [frame.event.now.cast("date")], "current-time": lambda frame: [frame.event.now.cast("time")],
 }  # fmt: skip
@@ -109,10 +124,9 @@ def _declared(compiler: Compiler, expr: s.Call, args: list[s.Expr]) -> Closure:
         body = bodies.get((expr.name, len(args)))
         if body is None:
             body = bodies[expr.name, len(args)] = compiler.sequence(function.body)
-        inner = frame.inner(None)
         event = frame.event
         values = [convert(one(frame)) for convert, one in zip(converters, given, strict=True)]
-        inner.vars = {**frame.globals, **dict(zip(names, values, strict=True))}
+        inner = frame.without_focus({**frame.globals, **dict(zip(names, values, strict=True))})
         event.calls += 1
         try:
             if event.calls > MAX_CALLS:

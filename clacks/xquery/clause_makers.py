@@ -70,7 +70,7 @@ def flwor(compiler: Compiler, expr: s.Flwor) -> Closure:
         clauses.append(_CLAUSES[type(clause)](compiler, clause, tuple(names)))
         names.extend(name for name in (getattr(clause, "name", None), getattr(clause, "counter", None)) if name)
         if isinstance(clause, s.GroupBy):
-            names.extend(name for name, _ in clause.keys if name not in names)
+            names.extend(name for name, _, _ in clause.keys if name not in names)
     result = compiler.sequence(expr.result)
 
     def run(frame: Frame) -> list[Any]:
@@ -152,13 +152,20 @@ def _order_by(compiler: Compiler, clause: s.OrderBy, _: tuple[str, ...]) -> Fram
 
 
 def _group_by(compiler: Compiler, clause: s.GroupBy, names: tuple[str, ...]) -> Frames:
-    keys = [(name, compiler.single(value if value is not None else s.VarRef(clause.at, name))) for name, value in clause.keys]
-    grouped = {name for name, _ in keys}
+    keys = [
+        (name, compiler.single(value if value is not None else s.VarRef(clause.at, name)), compiler.matcher(kind))
+        for name, value, kind in clause.keys
+    ]
+    grouped = {name for name, _, _ in keys}
 
     def group(frames: list[Frame]) -> list[Frame]:
         groups: dict[Any, tuple[dict[str, list[Any]], list[Frame]]] = {}
         for frame in frames:
-            values = {name: _key(key(frame)) for name, key in keys}
+            values = {}
+            for name, key, check in keys:
+                value = key(frame)
+                check([] if value is None else [value])
+                values[name] = _key(value)
             mark = tuple(() if value is None else identity(value) for value in values.values())
             bound = {name: [] if value is None else [value] for name, value in values.items()}
             groups.setdefault(mark, (bound, []))[1].append(frame)

@@ -130,13 +130,15 @@ class ClauseParser(TypeParser):
     def _group_by(self) -> s.Expr:
         at = self.take().start
         self.take()
-        keys: list[tuple[str, s.Expr | None]] = []
+        keys: list[tuple[str, s.Expr | None, s.SequenceType | None]] = []
         while True:
             name = self.variable_name()
-            self.optional_type()
+            kind = self.optional_type()
+            if kind is not None and not self.is_symbol(":="):
+                self.unexpected("`:=`")
             value = self.expr_single() if self.accept(":=") else None
             self._collation()
-            keys.append((name, value))
+            keys.append((name, value, kind))
             if not self.accept(","):
                 return s.GroupBy(at, tuple(keys))
 

@@ -82,33 +82,73 @@ def _converted(value: Untyped, other: Any) -> Any:
 # From this many pairs on, two long sequences are compared by their extremes and sets instead of pair by pair.
 _MANY_PAIRS: Final = 64
 
+_Answer = tuple[bool, FilterError | None]
+
 
 def general(op: str, left: list[Any], right: list[Any]) -> bool:
     """A general comparison of two atomized sequences (section 3.7.2).
 
     Where one pair fails and another holds, an engine may answer or fail (section 2.3.4): this one answers.
     """
-    if len(left) * len(right) > _MANY_PAIRS and all(isinstance(item, str) for item in (*left, *right)):
-        return _strings(op, left, right)
-    if len(left) * len(right) > _MANY_PAIRS:
-        if all(type(item) is Untyped for item in left) and all(map(is_numeric, right)):
-            return _numbers(op, left, right)
-        if all(type(item) is Untyped for item in right) and all(map(is_numeric, left)):
-            return _numbers(MIRRORED[op], right, left)
+    if len(left) * len(right) <= _MANY_PAIRS:
+        holds, failure = _pairs(op, left, right)
+    else:
+        holds, failure = _kinds(op, _by_kind(left), _by_kind(right))
+    if failure is not None and not holds:
+        raise failure
+    return holds
+
+
+def _pairs(op: str, left: list[Any], right: list[Any]) -> _Answer:
     failure: FilterError | None = None
     for one in left:
         for other in right:
             try:
                 if general_pair(op, one, other):
-                    return True
+                    return True, None
             except FilterError as error:
                 failure = failure or error
-    if failure is not None:
-        raise failure
-    return False
+    return False, failure
 
 
-def _strings(op: str, left: list[str], right: list[str]) -> bool:
+_KIND: Final[dict[type, str]] = {Untyped: "untyped", str: "string", AnyURI: "string", int: "exact", Decimal: "exact", float: "double"}
+
+
+def _by_kind(items: list[Any]) -> dict[str, list[Any]]:
+    """The items by the kind that decides how they are compared; "" are those that have to be compared one by one."""
+    found: dict[str, list[Any]] = {}
+    for item in items:
+        found.setdefault(_KIND.get(type(item), ""), []).append(item)
+    return found
+
+
+def _kinds(op: str, left: dict[str, list[Any]], right: dict[str, list[Any]]) -> _Answer:
+    failure: FilterError | None = None
+    for mine, some in left.items():
+        for theirs, others in right.items():
+            holds, fails = _one_kind(op, mine, some, theirs, others)
+            if holds:
+                return True, None
+            failure = failure or fails
+    return False, failure
+
+
+def _one_kind(op: str, mine: str, left: list[Any], theirs: str, right: list[Any]) -> _Answer:
+    """All values of one kind with all of another, in linear time where their kinds have a common order."""
+    kinds = {mine, theirs}
+    if "" in kinds:
+        return _pairs(op, left, right)
+    if kinds <= {"untyped", "string"}:
+        return _sets(op, left, right), None
+    if "string" in kinds:  # with a number: no pair compares
+        return _pairs(op, left[:1], right[:1])
+    if kinds == {"exact"}:
+        return _sets(op, left, right), None
+    (some, failure), (others, fails) = _doubles(left), _doubles(right)
+    return _numbers(op, some, others), failure or fails
+
+
+def _sets(op: str, left: list[Any], right: list[Any]) -> bool:
     if op == "=":
         return not set(left).isdisjoint(right)
     if op == "!=":
@@ -118,26 +158,19 @@ def _strings(op: str, left: list[str], right: list[str]) -> bool:
     return OPERATORS[op](max(left), min(right))
 
 
-def _numbers(op: str, left: list[Untyped], right: list[Any]) -> bool:
-    """Many untyped values against many numbers: all are compared as xs:double."""
+def _doubles(items: list[Any]) -> tuple[list[float], FilterError | None]:
+    """Untyped values and numbers as they are compared with an xs:double."""
     numbers, failure = [], None
-    for text in left:
+    for item in items:
         try:
-            numbers.append(to_double(text))
+            numbers.append(to_double(item) if type(item) is Untyped else double(item))
         except FilterError as error:
             failure = failure or error
-    mine = {one for one in numbers if one == one}
-    others = {one for one in map(double, right) if one == one}
-    if op == "!=":
-        # NaN differs from everything, itself included
-        nan = len(numbers) != sum(one == one for one in numbers) or len(right) != sum(one == one for one in right)
-        holds = bool(numbers) and bool(right) and (nan or len(mine | others) > 1)
-    elif not mine or not others:
-        holds = False
-    elif op == "=":
-        holds = not mine.isdisjoint(others)
-    else:
-        holds = OPERATORS[op](min(mine), max(others)) if op in ("<", "<=") else OPERATORS[op](max(mine), min(others))
-    if failure is not None and not holds:
-        raise failure
-    return holds
+    return numbers, failure
+
+
+def _numbers(op: str, left: list[float], right: list[float]) -> bool:
+    mine, theirs = ([one for one in numbers if one == one] for numbers in (left, right))
+    if op == "!=" and left and right and (len(mine) < len(left) or len(theirs) < len(right)):
+        return True  # NaN differs from everything, itself included
+    return bool(mine) and bool(theirs) and _sets(op, mine, theirs)

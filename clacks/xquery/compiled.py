@@ -13,7 +13,7 @@ from typing import Any
 
 from . import syntax as s
 from .atoms import NO
-from .cost import analyse
+from .cost import Verdict, analyse
 from .dates import parse_datetime
 from .engines import Engine, full_engine
 from .errors import FilterError
@@ -25,7 +25,7 @@ from .module import Module, Variable
 from .names import shown
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
 from .plans import plan
-from .static import check
+from .static import binding_order, check
 from .tree import Node
 from .values import RANGES, AnyURI, string_of, type_of
 
@@ -39,20 +39,21 @@ class Compiled:
     """What `compile_module` makes.
 
     `foreign` is the construct that is not native with its place, or None; `dear` the reason with its place why it is not provably cheap,
-    or None. `body` is the normal form.
+    or None; `characters` says that the time goes by the characters of the event. `body` is the normal form.
     """
 
-    __slots__ = ("__weakref__", "_test", "_variables", "body", "dear", "engine", "foreign", "module", "plan")
+    __slots__ = ("__weakref__", "_test", "_variables", "body", "characters", "dear", "engine", "foreign", "module", "plan")
 
     def __init__(self, module: Module, body: s.Expr, variables: list[tuple[Variable, Any]], test: Any, engine: Engine | None,
-                 foreign: tuple[int, str] | None, dear: tuple[int, str] | None) -> None:  # fmt: skip
+                 foreign: tuple[int, str] | None, cost: Verdict) -> None:  # fmt: skip
         self.module = module
         self.body = body
         self._variables = variables
         self._test = test
         self.engine = engine
         self.foreign = foreign
-        self.dear = dear
+        self.dear = cost.dear
+        self.characters = cost.characters
         self.plan = plan(body, frozenset(one.name for one in module.variables if one.value is None))
         if foreign is not None or variables:  # a variable without a value, or with one that does not fit, fails the whole filter
             self.plan = replace(self.plan, exact=NO)
@@ -187,11 +188,12 @@ def compile_module(module: Module, slots: Mapping[int, int]) -> Compiled:
     foreign = check(module)
     if foreign is not None:
         engine = full_engine(module, foreign)
-        return Compiled(module, normal(module.body), [], None, engine, foreign, foreign)
+        return Compiled(module, normal(module.body), [], None, engine, foreign, Verdict(foreign, True))
+    module = replace(module, variables=binding_order(module))
     body, kept = _with_constants(module, _with_params(module.body, slots))
     body = normal(body)
     functions = {(function.name, len(function.params)): function for function in module.functions}
     compiler = Compiler(functions)
     variables = [(one, None if one.value is None else compiler.sequence(one.value)) for one in kept]
-    dear = analyse(module, body, [(one.name, None if one.external else one.value) for one in kept])
-    return Compiled(module, body, variables, compiler.boolean(body), None, None, dear)
+    cost = analyse(module, body, [(one.name, None if one.external else one.value) for one in kept])
+    return Compiled(module, body, variables, compiler.boolean(body), None, None, cost)

@@ -126,7 +126,7 @@ class Values:
             _extend(out, found)
         if alone and self.intervals is not None:
             out.extend(self.intervals.at(number))
-        if not self.bounds:
+        if not self.bounds or number != number:  # NaN is neither below nor above anything, but a sorted list has a place for it
             return
         for op, bounds in self.bounds.items():
             for bucket in bounds.below(number, op == ">=") if op in (">", ">=") else bounds.above(number, op == "<="):

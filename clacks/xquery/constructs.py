@@ -11,12 +11,14 @@ from typing import Any, Final
 from . import syntax as s
 from .arithmetic import arithmetic, negate
 from .axes import Stepper
-from .call_makers import call, truth, type_expr
+from .call_makers import call, focused, truth, type_expr
 from .clause_makers import flwor, quantified, switch, try_catch, typeswitch
+from .compare import compare
 from .errors import FilterError
 from .evaluate import MAX_RANGE, Compiler
 from .frames import Frame
 from .lenient import Closure
+from .names import shown
 from .properties import is_boolean, uses_position
 from .tree import Node, in_order
 from .values import Untyped, cast, string_of
@@ -41,11 +43,18 @@ def _sequence(compiler: Compiler, expr: s.Sequence) -> Closure:
 
 def _variable(_: Compiler, expr: s.VarRef) -> Closure:
     name = expr.name
-    return lambda frame: frame.vars[name]
+
+    def look(frame: Frame) -> list[Any]:
+        try:
+            return frame.vars[name]
+        except KeyError:  # a variable of the prolog whose value needs itself: all others are bound before anybody looks
+            raise FilterError("XQDY0054", f"${shown(name)}") from None
+
+    return look
 
 
 def _context_item(_: Compiler, expr: s.ContextItem) -> Closure:
-    return lambda frame: [frame.item]
+    return lambda frame: [focused(frame).item]
 
 
 def _doc(_: Compiler, expr: s.Doc) -> Closure:
@@ -53,9 +62,11 @@ def _doc(_: Compiler, expr: s.Doc) -> Closure:
 
 
 def _node_of(frame: Frame) -> Node:
-    if type(frame.item) is not Node:
+    item = frame.item
+    if type(item) is not Node:
+        focused(frame)
         raise FilterError("XPTY0020")
-    return frame.item
+    return item
 
 
 def _root(_: Compiler, expr: s.Root) -> Closure:
@@ -92,6 +103,13 @@ def flat(expr: s.Expr) -> bool:
             return False
 
 
+def ordered(expr: s.Expr) -> bool:
+    """Whether the nodes of the result stand in document order, each once; those of a variable, a list or a call may not."""
+    if isinstance(expr, s.Postfix):
+        return ordered(expr.base)
+    return isinstance(expr, (s.Doc, s.Root, s.ContextItem, s.Step, s.Slash, s.Union, s.SetOp))
+
+
 def _slash(compiler: Compiler, expr: s.Slash) -> Closure:
     left = compiler.sequence(expr.left)
     if not isinstance(expr.right, s.Step):
@@ -105,7 +123,7 @@ def stepped(compiler: Compiler, left: s.Expr, expr: s.Step) -> Onwards:
     step = Stepper(expr.axis, expr.test)
     predicates = expr.predicates
     if expr.axis in ("descendant", "descendant-or-self") and all(is_boolean(one) and not uses_position(one) for one in predicates):
-        return _descend(compiler, step, predicates, expr.axis == "descendant-or-self")
+        return _descend(compiler, step, predicates, expr.axis == "descendant-or-self", ordered(left))
     choose = compiler.filtered(predicates) if predicates else None
     sorted_already = flat(left) and expr.axis in ("child", "attribute", "self")
 
@@ -123,7 +141,7 @@ def stepped(compiler: Compiler, left: s.Expr, expr: s.Step) -> Onwards:
     return walk
 
 
-def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool) -> Onwards:
+def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], with_self: bool, sorted_already: bool) -> Onwards:
     """The descendants of all nodes at once, in linear time: what lies below a node already walked is not walked again."""
     choose = compiler.filtered(predicates) if predicates else None
     test = step.test
@@ -131,9 +149,9 @@ def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], 
     def walk(frame: Frame, nodes: list[Any]) -> list[Any]:
         seen: set[Node] = set()
         found: list[Node] = []
-        for node in nodes:
-            if type(node) is not Node:
-                raise FilterError("XPTY0019")
+        if any(type(node) is not Node for node in nodes):
+            raise FilterError("XPTY0019")
+        for node in nodes if sorted_already else in_order(nodes):
             if node in seen:
                 continue
             if with_self and test(node):
@@ -142,7 +160,7 @@ def _descend(compiler: Compiler, step: Stepper, predicates: tuple[s.Expr, ...], 
                 seen.add(below)
                 if test(below):
                     found.append(below)
-        if with_self and len(nodes) > 1:
+        if with_self and len(nodes) > 1:  # an attribute stands before what is below its element
             found = in_order(found)
         return found if choose is None else choose(frame, found)
 
@@ -219,8 +237,13 @@ def _compare(compiler: Compiler, expr: s.Compare) -> Closure:
         return truth(compiler.boolean(expr))
     if expr.kind == "node":
         return _node_comparison(compiler, expr)
-    left, right, test = compiler.single(expr.left), compiler.single(expr.right), compiler.boolean(expr)
-    return lambda frame: [] if left(frame) is None or right(frame) is None else [test(frame)]
+    left, right, op = compiler.single(expr.left), compiler.single(expr.right), expr.op
+
+    def test(frame: Frame) -> list[Any]:
+        one, other = left(frame), right(frame)
+        return [] if one is None or other is None else [compare(op, one, other)]
+
+    return test
 
 
 def _node_comparison(compiler: Compiler, expr: s.Compare) -> Closure:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import syntax as s
 from .bounds import (
+    BY_CHARACTER,
     CONSTANT,
     GROWTH,
     LOCAL,
@@ -34,7 +35,7 @@ from .functions import FUNCTIONS
 from .module import Module
 from .names import FN, XS, split
 from .properties import absolute, is_boolean, uses_position
-from .regex import linear
+from .regex import linear, sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Analysis:
         self.calls: list[tuple[str, int]] = []
         self.looked_at = 0
         self.loops = 0
+        self.characters = False  # whether single characters of the event, or pieces of its texts, are handled one by one
 
     def cost(self, expr: s.Expr, scope: _Scope) -> Cost:
         """The bounds of an expression; raises Dear."""
@@ -226,10 +228,10 @@ class Analysis:
         raise Dear(expr.at, "a range")
 
     def _if(self, expr: s.If, scope: _Scope) -> Cost:
-        return self._either([expr.condition], [expr.then, expr.otherwise], scope)
+        return self._either([self.used(expr.condition, scope)], [expr.then, expr.otherwise], scope)
 
-    def _either(self, always: list[s.Expr], one_of: list[s.Expr], scope: _Scope) -> Cost:
-        tests = self.small(*(self.used(one, scope) for one in always))
+    def _either(self, always: list[Cost], one_of: list[s.Expr], scope: _Scope) -> Cost:
+        tests = self.small(*always)
         results = [self.cost(one, scope) for one in one_of]
         total = self.all(tests, *results)
         return replace(total, items=max(r.items for r in results), many=max(r.many for r in results),
@@ -238,13 +240,13 @@ class Analysis:
 
     def _switch(self, expr: s.Switch, scope: _Scope) -> Cost:
         tests = [expr.operand, *(test for cases, _ in expr.cases for test in cases)]
-        return self._either(tests, [*(result for _, result in expr.cases), expr.default], scope)
+        return self._either([self.used(one, scope) for one in tests], [*(result for _, result in expr.cases), expr.default], scope)
 
     def _typeswitch(self, expr: s.Typeswitch, scope: _Scope) -> Cost:
         operand = self.used(expr.operand, scope)
         names = {name for _, name, _ in expr.cases if name} | ({expr.variable} if expr.variable else set())
         inner = replace_names(scope, dict.fromkeys(names, (operand, scope.loop)))
-        return self._either([expr.operand], [*(result for _, _, result in expr.cases), expr.default], inner)
+        return self._either([operand], [*(result for _, _, result in expr.cases), expr.default], inner)
 
     def _try(self, expr: s.Try, scope: _Scope) -> Cost:
         return self.all(self.cost(expr.body, scope), *(self.cost(result, scope) for _, result in expr.catches))
@@ -313,7 +315,8 @@ class Analysis:
         if local in REGEX and uri == FN:
             return self._regex(expr, local, args, costs)
         if local in SMALL or uri != FN:
-            return self.small(*costs)
+            found = self.small(*costs)
+            return replace(found, reach=WHOLE) if local == "lang" else found  # it looks at all that is above a node
         if local in SAME:
             return replace(costs[0], work=costs[0].work + costs[0].items, works=costs[0].works + costs[0].many,
                            shape=costs[0].shape if local != "data" else "other")  # fmt: skip
@@ -322,6 +325,10 @@ class Analysis:
     def _texts(self, local: str, costs: list[Cost]) -> Cost:
         total = self.all(*costs)
         growth = GROWTH.get(local, 1)
+        if total.texts:
+            self.characters = self.characters or local in BY_CHARACTER
+            if local == "normalize-unicode":  # combining marks are sorted by insertion: 40,000 of them take five seconds
+                raise Dear(0, "normalizing text of the event")
         if local in ("string-to-codepoints", "distinct-values", "index-of", "insert-before"):
             return replace(total, items=total.items + total.text, many=total.many + total.texts, strings=False)
         if local in ("root", "innermost", "outermost"):
@@ -337,6 +344,7 @@ class Analysis:
         # The pieces of a node's own text belong to that node, as the text does.
         pieces = replace(costs[0], items=costs[0].text + 1, many=costs[0].texts, strings=True, shape="other",
                          reach=max(costs[0].reach, LOCAL if costs[0].texts else CONSTANT))  # fmt: skip
+        self.characters = self.characters or (local != "matches" and costs[0].texts > 0)
         if local == "tokenize" and len(args) == 1:
             return pieces
         place = 3 if local == "replace" else 2
@@ -352,6 +360,8 @@ class Analysis:
             raise Dear(expr.at, "a regular expression without a linear-time form")
         if local == "matches":
             return self.small(*costs)
+        if costs[0].texts and not sweeps(pattern.value, flags.value):
+            raise Dear(expr.at, "a regular expression that may look at the rest of the text for each of its matches")
         if local == "tokenize":
             return pieces
         groups = 1 + pattern.value.count("(")
@@ -395,8 +405,16 @@ _RULES: Final[dict[type, Any]] = {
 }  # fmt: skip
 
 
-def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | None]]) -> tuple[int, str] | None:
-    """None for a cheap filter; the place and the reason for a dear one. `variables` are the prolog's that stayed variables, with values."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`dear` is the place and the reason, or None for a cheap filter; `characters`: its time goes by the characters of the event."""
+
+    dear: tuple[int, str] | None
+    characters: bool
+
+
+def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | None]]) -> Verdict:
+    """The cost class of a filter; `variables` are the prolog's that stayed variables, with values."""
     analysis = Analysis(module)
     scope = _Scope({}, NODE_ITEM, 0, 0)
     try:
@@ -406,7 +424,7 @@ def analyse(module: Module, body: s.Expr, variables: list[tuple[str, s.Expr | No
             scope = replace_names(scope, {name: (cost, 0)})
         analysis.used(body, scope)
     except Dear as dear:
-        return dear.at, dear.reason
+        return Verdict((dear.at, dear.reason), True)
     except RecursionError:
-        return 0, "the filter is nested too deeply to be analysed"
-    return None
+        return Verdict((0, "the filter is nested too deeply to be analysed"), True)
+    return Verdict(None, analysis.characters)

@@ -19,7 +19,7 @@ from .frames import Frame
 from .functions import FUNCTIONS
 from .lenient import Closure, Lenient, LenientCompiler, Test
 from .names import FN, split
-from .properties import BOOLEAN_CALLS, SHARED, absolute, is_boolean
+from .properties import BOOLEAN_CALLS, SHARED, absolute, is_boolean, takes_focus
 from .signatures import converter
 from .tree import Node
 from .values import atomize, effective_boolean, is_numeric
@@ -297,8 +297,9 @@ class Compiler(LenientCompiler):
         """A call of a function of the table; the closure gives its bare result."""
         entry = FUNCTIONS[expr.name]
         args = [one for one in expr.args if one is not None]
-        if len(args) < len(entry.params) and len(args) == entry.least < len(entry.params) and _contextual(expr.name, len(args)):
-            args.append(s.ContextItem(expr.at))
+        if takes_focus(expr):
+            whole = split(expr.name)[1] in _OF_THE_STRING
+            args.append(s.Call(expr.at, f"{{{FN}}}string", ()) if whole else s.ContextItem(expr.at))
         params = entry.params if entry.params or not args else ()
         params = params[:1] * len(args) if split(expr.name) == (FN, "concat") else params[: len(args)]
         converters = [(self.sequence(arg), converter(param)) for arg, param in zip(args, params, strict=True)]
@@ -353,12 +354,8 @@ class Compiler(LenientCompiler):
         return select
 
 
-def _contextual(name: str, given: int) -> bool:
-    from .functions import CONTEXTUAL
-
-    uri, local = split(name)
-    return uri == FN and local in CONTEXTUAL and given == (1 if local == "lang" else 0)
-
+# Without an argument these look at string(.), which every item has (Functions and Operators 3.1 sections 5.4.4 and 5.4.5).
+_OF_THE_STRING: Final = frozenset(("string-length", "normalize-space"))
 
 _PARTS: Final[dict[str, Callable[[str, str], bool]]] = {
     f"{{{FN}}}contains": operator.contains, f"{{{FN}}}starts-with": str.startswith, f"{{{FN}}}ends-with": str.endswith,

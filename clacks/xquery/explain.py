@@ -20,6 +20,7 @@ from .frames import Event, Frame
 from .module import Module
 from .names import FN, split
 from .properties import is_boolean
+from .static import binding_order
 from .values import atomize, is_numeric, string_of
 
 # Enough to see what is wrong; an event may have thousands of such values.
@@ -125,7 +126,7 @@ class _Explainer:
     def prolog(self, compiled: Compiled, frame: Frame) -> Iterator[Clause]:
         """Binds the variables of the prolog, also those that the compiled filter has put in place; the first that fails ends it."""
         text = self.module.text
-        for variable in self.module.variables:
+        for variable in binding_order(self.module):
             default = None if variable.value is None else self.compiler.sequence(variable.value)
             try:
                 frame.vars[variable.name] = compiled.value(frame, variable, default)

@@ -74,6 +74,12 @@ class Frame:
         frame.params = self.params
         return frame
 
+    def without_focus(self, variables: dict[str, list[Any]]) -> Frame:
+        """A frame as the body of a function sees it (XQuery 3.1 section 3.1.5.1): its variables, and nothing for `.`"""
+        frame = self.inner(None, 0, 0)
+        frame.vars = variables
+        return frame
+
     def bound(self, name: str, value: list[Any]) -> Frame:
         """A frame with one more variable."""
         frame = self.inner(self.item, self.position, self.size)

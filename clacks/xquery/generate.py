@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .errors import FilterError
 from .filter import compile_filter
 from .lexer import NAME
-from .names import PREDECLARED
+from .names import PREDECLARED, collapsed
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -68,7 +68,7 @@ class _Names:
 
 def _plain(uri: str) -> bool:
     """Whether a namespace can be declared: white space in a literal for one is changed (XQuery 3.1 section 2.4.5)."""
-    return bool(uri) and uri == " ".join(uri.split()) and len(uri) <= MAX_VALUE
+    return bool(uri) and uri == collapsed(uri) and len(uri) <= MAX_VALUE
 
 
 def _elements(element: Any) -> list[Any]:

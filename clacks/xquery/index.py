@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from itertools import count, islice
 from typing import Any, Final, Generic, TypeVar
 
+from lxml import etree
+
 from . import syntax as s
 from .atoms import NO, YES, Atom, Operand
 from .buckets import put, take
@@ -37,6 +39,11 @@ class Kinds(set[str]):
 # should be kept waiting.
 LARGE: Final = 500
 
+# The same in octets of an event. Evaluating handles texts in C, a megabyte in 20 to 40 ms where elements lie in each other; what takes them
+# apart into characters or pieces needs two to seven microseconds for each.
+LARGE_TEXT: Final = 128 * 1024
+LARGE_PIECES: Final = 2 * 1024
+
 _NO_FILTERS: Final[tuple[Filter, ...]] = ()
 
 
@@ -59,8 +66,8 @@ class FilterIndex(Generic[K]):
 
     `on_error(key, error)` is told of each filter that failed on an event; that key does not match it, and `errors` counts it. A filter that
     the index has ruled out is not evaluated, and so does not fail. With `defer=True` the filters that are not provably cheap are not
-    evaluated either: `match` returns their keys as undecided; and of an event with more than LARGE elements only the index's own answers
-    are given, because linear is not short there.
+    evaluated either: `match` returns their keys as undecided; and of an event with more than LARGE elements, or LARGE_TEXT octets, only the
+    index's own answers are given, because linear is not short there. What takes texts apart is left undecided from LARGE_PIECES on.
     """
 
     def __init__(self, on_error: Callable[[K, FilterError], None] | None = None, *, defer: bool = False) -> None:
@@ -153,10 +160,11 @@ class FilterIndex(Generic[K]):
 
     # --- asking --------------------------------------------------------------------------------------------------------------------
 
-    def match(self, document: Document, variables: Mapping[str, object] | None = None, kind: str | None = None) -> tuple[list[K], list[K]]:
+    def match(self, document: Document, variables: Mapping[str, object] | None = None, kind: str | None = None,
+              size: int | None = None) -> tuple[list[K], list[K]]:  # fmt: skip
         """The keys whose filters match the event, and those that are left undecided, both in the order they were added.
 
-        `kind` is the event's, if the caller knows it: else it is looked for."""
+        `kind` and `size` in octets are the event's, if the caller knows them: else they are looked for."""
         root = document.getroot()
         if kind is None and self._kinds:
             kind = kind_of(root)
@@ -179,7 +187,7 @@ class FilterIndex(Generic[K]):
                 return [], []
             if only.exact == YES or (single and only.exact != NO):
                 return [only.key], []
-        return self._decided(found, single, document, variables, kind)
+        return self._decided(found, single, document, variables, kind, size)
 
     def _ask_variables(self, variables: Mapping[str, object], found: list[_Entry]) -> None:
         for name, values in self._variables.items():
@@ -201,7 +209,7 @@ class FilterIndex(Generic[K]):
                 found.append(bucket)
 
     def _decided(self, found: list[_Entry], single: list[_Entry], document: Document,
-                 variables: Mapping[str, object] | None, kind: str | None) -> tuple[list[K], list[K]]:  # fmt: skip
+                 variables: Mapping[str, object] | None, kind: str | None, size: int | None) -> tuple[list[K], list[K]]:  # fmt: skip
         matched: list[K] = []
         undecided: list[K] = []
         sure = {entry for entry in found if entry.exact == YES} if len(found) != 1 else found if found[0].exact == YES else ()
@@ -210,8 +218,10 @@ class FilterIndex(Generic[K]):
         if len(candidates) > 1:
             candidates = sorted(dict.fromkeys(candidates), key=_number)
         event: Event | None = None
-        # Counting stops at the limit, and is only done for events that some filter is evaluated for.
-        large = self._defer and len(trusted) < len(candidates) and len(list(islice(document.getroot().iter(), LARGE + 1))) > LARGE
+        large = long = False
+        if self._defer and len(trusted) < len(candidates):  # some filter is evaluated
+            size = len(etree.tostring(document.getroot(), with_tail=False)) if size is None else size
+            large, long = size > LARGE_TEXT or _has_many_elements(document), size > LARGE_PIECES
         answers: dict[tuple[Any, tuple[Any, ...]], bool | FilterError] = {}
         held: bool | FilterError | None
         seen: frozenset[str] | Kinds | None = None  # kinds that have it: the next entry's are often the same
@@ -224,7 +234,7 @@ class FilterIndex(Generic[K]):
             if trusted and entry in trusted:
                 matched.append(entry.key)
                 continue
-            if self._defer and (_dear(entry) or large):
+            if self._defer and (large or _dear(entry) or (long and _takes_apart(entry))):
                 undecided.append(entry.key)
                 continue
             if event is None:
@@ -274,6 +284,15 @@ def _dear(entry: _Entry) -> bool:
     if isinstance(filters, Filter):
         return filters.compiled.dear is not None
     return any(one.compiled.dear is not None for one in filters)
+
+
+def _takes_apart(entry: _Entry) -> bool:
+    filters = entry.filters
+    return any(one.compiled.characters for one in ((filters,) if isinstance(filters, Filter) else filters))
+
+
+def _has_many_elements(document: Document) -> bool:
+    return len(list(islice(document.getroot().iter(), LARGE + 1))) > LARGE  # counting stops at the limit
 
 
 def _number(entry: _Entry) -> int:

@@ -149,7 +149,8 @@ class Lexer:
             return _ENTITIES[found[1]]
         if not (found[2] or found[3]):
             self.fail("XPST0003", "`&` begins a reference; write &amp; for the character itself", at)
-        number = int(found[2]) if found[2] else int(found[3], 16)
+        digits = (found[2] or found[3]).lstrip("0")
+        number = int(digits or "0", 10 if found[2] else 16) if len(digits) <= 7 else -1  # U+10FFFF has seven digits
         if not is_xml_char(number):
             self.fail("XQST0090", found.group(), at)
         return chr(number)

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from . import syntax as s
 from .errors import FilterError, error_at
-from .names import FN, PREDECLARED, RESERVED, XML, XMLNS, shown, split
+from .names import FN, PREDECLARED, RESERVED, XML, XMLNS, collapsed, shown, split
 from .parser import Parser
 
 # A filter travels in one attach frame, which in AMQP has 32 KiB with us, and one written by hand has a few hundred characters.
@@ -103,8 +103,8 @@ class _ModuleParser(Parser):
             return False
         table: dict[str, Callable[[], None]] = {
             "namespace": self._namespace, "default": self._default, "variable": self._variable_declaration,
-            "function": self._function_declaration, "option": self._option, "boundary-space": self._policy,
-            "construction": self._policy, "ordering": self._policy, "base-uri": self._base_uri, "context": self._context,
+            "function": self._function_declaration, "option": self._option, "boundary-space": self._boundary_space,
+            "construction": self._construction, "ordering": self._ordering, "base-uri": self._base_uri, "context": self._context,
             "copy-namespaces": self._copy_namespaces, "decimal-format": self._decimal_format, "%": self._annotated,
         }  # fmt: skip
         if what.text not in table:
@@ -126,7 +126,7 @@ class _ModuleParser(Parser):
             self.unexpected("a prefix")
         prefix = self.take().text
         self.expect("=")
-        uri = " ".join(self.string().split())
+        uri = collapsed(self.string())
         if prefix in ("xml", "xmlns") or uri in (XML, XMLNS):
             self.fail("XQST0070", f"`{prefix}`", token.start)
         if prefix in self._prefixes:
@@ -142,7 +142,7 @@ class _ModuleParser(Parser):
         if self.is_word("element", "function"):
             what = self.take().text
             self.expect("namespace")
-            uri = " ".join(self.string().split())
+            uri = collapsed(self.string())
             self._once(f"default {what}", "XQST0066", at)
             if uri in (XML, XMLNS):
                 self.fail("XQST0070", at=at)
@@ -166,15 +166,17 @@ class _ModuleParser(Parser):
         else:
             self.unexpected("`element`, `function`, `collation` or `order`")
 
-    def _policy(self) -> None:
-        codes = {"strip": ("boundary-space", "XQST0068"), "preserve": ("boundary-space", "XQST0068"),
-                 "ordered": ("ordering", "XQST0065"), "unordered": ("ordering", "XQST0065")}  # fmt: skip
-        token = self.token
-        if token.text not in codes:
-            self.unexpected("one of " + ", ".join(codes))
-        self.take()
-        word = self.text[: token.start].split()[-1]
-        self._once(word, "XQST0067" if word == "construction" else codes[token.text][1], token.start)
+    def _boundary_space(self) -> None:
+        self._once("boundary-space", "XQST0068", self.token.start)
+        self._one_of("preserve", "strip")
+
+    def _construction(self) -> None:
+        self._once("construction", "XQST0067", self.token.start)
+        self._one_of("preserve", "strip")
+
+    def _ordering(self) -> None:
+        self._once("ordering", "XQST0065", self.token.start)
+        self._one_of("ordered", "unordered")
 
     def _option(self) -> None:
         self.eqname("http://www.w3.org/2012/xquery")

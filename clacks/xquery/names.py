@@ -5,6 +5,7 @@ A name without a namespace is its local part, every other is `{uri}local`, as in
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 XML: Final = "http://www.w3.org/XML/1998/namespace"
@@ -33,6 +34,14 @@ def split(name: str) -> tuple[str, str]:
     """Namespace and local part of an expanded name."""
     uri, _, local = name.rpartition("}")
     return uri[1:], local
+
+
+def collapsed(text: str) -> str:
+    """White space collapsed (XML Schema 1.1 part 2, 4.3.6): that of XML only, which is less than Python's."""
+    return _SPACES.sub(" ", text).strip(" ")
+
+
+_SPACES: Final = re.compile("[ \t\r\n]+")
 
 
 def shown(name: str) -> str:

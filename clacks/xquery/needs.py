@@ -232,9 +232,10 @@ def _merged(items: list[Need]) -> list[Need]:
     upper: dict[Pattern, Atom] = {}
     others = 0
     for one in items:
-        if isinstance(one, Atom) and one.op in (">", ">=") and one.pattern not in lower:
+        bound = one.op if isinstance(one, Atom) and one.upper is None else ""  # what has both bounds already takes no other
+        if isinstance(one, Atom) and bound in (">", ">=") and one.pattern not in lower:
             lower[one.pattern] = one
-        elif isinstance(one, Atom) and one.op in ("<", "<=") and one.pattern not in upper:
+        elif isinstance(one, Atom) and bound in ("<", "<=") and one.pattern not in upper:
             upper[one.pattern] = one
         else:
             others += 1
@@ -264,8 +265,8 @@ def _flwor(expr: s.Flwor, focus: Focus) -> Need:
     for clause in expr.clauses:
         match clause:
             case s.For(allowing_empty=False):
-                found.append(_some(clause.source, focus))
-                focus = _named(focus, clause.name, clause.source)
+                given, focus = _turns(clause, focus)
+                found.append(given)
                 if clause.counter is not None:
                     focus = focus.bound(clause.counter, None)
             case s.Let() | s.For():
@@ -286,11 +287,19 @@ def _named(focus: Focus, name: str, source: s.Expr) -> Focus:
     return focus.bound(name, path.pattern if path is not None and path.open else None)
 
 
+def _turns(clause: s.For, focus: Focus) -> tuple[Need, Focus]:
+    """What a `for` needs to be entered, and the focus inside it; its source is looked at once, because sources nest."""
+    path = _path(clause.source, focus)
+    if path is None:
+        return _some(clause.source, focus), focus.bound(clause.name, None)
+    return _reached(path), focus.bound(clause.name, path.pattern if path.open else None)
+
+
 def _bound(bindings: tuple[s.For, ...], focus: Focus, condition: Any) -> Need:
     found: list[Need] = []
     for one in bindings:
-        found.append(_some(one.source, focus))
-        focus = _named(focus, one.name, one.source)
+        given, focus = _turns(one, focus)
+        found.append(given)
     return _weak(_all([*found, condition(focus)]))
 
 
@@ -350,8 +359,10 @@ def _compared(subject: s.Expr, op: str, operands: list[Operand], kind: str, focu
         case s.Call(name=name, args=(s.Expr() as only,)) if split(name) == ("http://www.w3.org/2001/XMLSchema", "string"):
             subject, as_string = only, True
     path = _path(subject, focus)
-    if path is None or not path.open:
+    if path is None:
         return _given(subject, focus)
+    if not path.open:
+        return _weak(_reached(path))
     exact = path.exact if kind == "general" and not as_string else min(path.exact, SINGLE)
     found = _any([_condition(path.pattern, op, one, kind == "value" or as_string, exact) for one in operands])
     return found if not path.needs else _weak(_all([found, *path.needs]))
@@ -388,8 +399,10 @@ def _call(name: tuple[str, str], args: list[s.Expr], focus: Focus) -> Need:
         if not isinstance(part, (s.Param, s.Literal)) or part.type != "string" or (isinstance(part, s.Literal) and part.value == ""):
             return True
         path = _path(args[0], focus)
-        if path is None or not path.open:
+        if path is None:
             return _given(args[0], focus)
+        if not path.open:
+            return _weak(_reached(path))
         if local in _PARTS:
             return _reached(replace(path, exact=NO)) if not path.needs else _weak(_reached(path))
         found = Atom(path.pattern, None, "prefix", part, min(path.exact, SINGLE))

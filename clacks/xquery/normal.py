@@ -105,7 +105,7 @@ def _binds(expr: s.Expr, name: str) -> bool:
     return any(
         (getattr(one, "name", None) == name and isinstance(one, (s.For, s.Let, s.Count)))
         or (isinstance(one, (s.For,)) and one.counter == name)
-        or (isinstance(one, s.GroupBy) and any(key == name for key, _ in one.keys))
+        or (isinstance(one, s.GroupBy) and any(key == name for key, _, _ in one.keys))
         or (isinstance(one, s.Inline) and any(param == name for param, _ in one.params))
         or (isinstance(one, s.Window) and name in one.names)
         or (isinstance(one, s.Typeswitch) and (one.variable == name or any(bound == name for _, bound, _ in one.cases)))
@@ -127,12 +127,14 @@ def substituted(expr: E, name: str, value: s.Expr) -> E:
 def inlined(expr: s.Expr) -> s.Expr:
     """`let $e := /a return $e/b` as `/a/b` (section 3.12.4): a let whose value can stand anywhere is put in its place."""
     match expr:
-        case s.Flwor(clauses=(s.Let() as first, *rest)) if (
-            first.type is None and len(rest) < MAX_LETS and _movable(value := inlined(first.value))
-        ):
+        case s.Flwor(clauses=(s.Let() as first, *rest)) if first.type is None and len(rest) < MAX_LETS:
+            value = inlined(first.value)
             tail: s.Expr = s.Flwor(expr.at, tuple(rest), expr.result) if rest else expr.result
-            if not _binds(tail, first.name) and affordable(value, _uses(tail, first.name)):
+            if _movable(value) and not _binds(tail, first.name) and affordable(value, _uses(tail, first.name)):
                 return inlined(substituted(tail, first.name, value))
+            # The value is done; to look at it again would double the work for each let inside a let.
+            clauses = (replace(first, value=value), *(inlined(one) for one in rest))
+            return replace(expr, clauses=clauses, result=inlined(expr.result))
     return _changed(expr, inlined)  # type: ignore[no-any-return]
 
 

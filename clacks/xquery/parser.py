@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from . import syntax as s
 from .clauses import ClauseParser
-from .lexer import number
+from .lexer import Token, number
 from .names import FN, XS, split
 from .paths import PathParser
 from .types import KINDS
@@ -212,10 +212,7 @@ class Parser(ClauseParser, PathParser):
             self.take()
             return s.Literal(token.start, self.unquote(token), "string", token.end)
         if token.kind in ("integer", "decimal", "double"):
-            self.take()
-            if len(token.text) > 1000:  # more digits than any number needs, and Python refuses to convert 4,301
-                self.fail("FOAR0002", "A number has more than 1,000 digits", token.start)
-            return s.Literal(token.start, number(token), token.kind, token.end)
+            return self._number(token)
         if token.kind == "name":
             return self._named(token)
         table: dict[str, Callable[[], s.Expr]] = {
@@ -227,6 +224,12 @@ class Parser(ClauseParser, PathParser):
         if token.text == "<" and self.starts_constructor():
             return self.direct_constructor()
         return self.unexpected("an expression")
+
+    def _number(self, token: Token) -> s.Expr:
+        self.take()
+        if len(token.text) > 1000:  # more digits than any number needs, and Python refuses to convert 4,301
+            self.fail("FOAR0002", "A number has more than 1,000 digits", token.start)
+        return s.Literal(token.start, number(token), token.kind, token.end)
 
     def _context_item(self) -> s.Expr:
         return s.ContextItem(self.take().start)
@@ -263,8 +266,7 @@ class Parser(ClauseParser, PathParser):
         if self.accept("*"):
             return None
         if token.kind == "integer":
-            self.take()
-            return s.Literal(token.start, int(token.text), "integer", token.end)
+            return self._number(token)
         if self.is_symbol("("):
             return self._parenthesized()
         if token.kind != "name":

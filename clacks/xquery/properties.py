@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from . import syntax as s
-from .functions import FUNCTIONS
+from .functions import CONTEXTUAL, FUNCTIONS
 from .names import FN, XS, split
 
 
@@ -21,15 +21,30 @@ def absolute(expr: s.Expr) -> bool:
         case s.Sequence() | s.Union() | s.And() | s.Or() | s.Arith() | s.Compare() | s.Concat() | s.Unary() | s.TypeExpr() | s.If():
             return all(absolute(one) for one in s.children(expr))
         case s.Call():
-            known = split(expr.name)[0] == XS or (bool(expr.args) and expr.name in FUNCTIONS)
-            return known and all(one is not None and absolute(one) for one in expr.args)
+            given = bool(expr.args) and _everybodys(expr) and not takes_focus(expr)
+            return given and all(one is not None and absolute(one) for one in expr.args)
         case _:
             return False
 
 
 def fixed(expr: s.Expr) -> bool:
-    """Whether an expression depends on the focus and the event only."""
-    return not any(isinstance(one, (s.VarRef, s.Param, s.Flwor, s.Quantified, s.Typeswitch, s.Try)) for one in s.walk(expr))
+    """Whether an expression depends on the focus and the event only: not on what this filter calls by a name, as its own functions."""
+    return not any(
+        isinstance(one, (s.VarRef, s.Param, s.Flwor, s.Quantified, s.Typeswitch, s.Try))
+        or (isinstance(one, s.Call) and not _everybodys(one))
+        for one in s.walk(expr)
+    )
+
+
+def _everybodys(call: s.Call) -> bool:
+    """Whether a call means the same in every filter; a function of the prolog does not."""
+    return call.name in FUNCTIONS or split(call.name)[0] == XS
+
+
+def takes_focus(call: s.Call) -> bool:
+    """Whether a call takes the context item for the argument that it leaves out."""
+    uri, local = split(call.name)
+    return uri == FN and local in CONTEXTUAL and len(call.args) == FUNCTIONS[call.name].least < FUNCTIONS[call.name].most
 
 
 def is_boolean(expr: s.Expr) -> bool:

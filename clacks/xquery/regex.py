@@ -37,21 +37,85 @@ MAX_COPIES: Final = 150
 _MEMORY: Final = 1 << 20
 
 
+# With the flag `i` patterns are of ASCII only; two more characters have a letter of it for their small or capital one.
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_FAR_VARIANTS: Final = {"k": "\u212a", "s": "\u017f"}
+
+
+def _without_space(pattern: str) -> str:
+    """The pattern without white space outside of classes (section 5.6.2, flag x)."""
+    return _SPACED.sub(lambda found: found[1] or "", pattern)
+
+
+_SPACED: Final = re.compile(r"(\\.|\[(?:\\.|[^\]\\])*\]?)|[ \t\r\n]+", re.DOTALL)
+
+
 class _Unsupported(Exception):
     """The expression may be right, but RE2 cannot run it."""
+
+
+class _Sweep:
+    """Whether finding one match behind the other takes linear time: what makes it quadratic is that each looks far beyond its own end.
+
+    `x(.*y)?` finds every x of a text without y, and looks at the rest of it each time. The loops of a pattern (what may repeat for ever)
+    look at nothing twice
+
+    - where they are characters in a row of pieces without branches: a later match inside what was looked at in vain passes the loop as
+      well, and would have been the end of the earlier match;
+    - where they end their branch: then every repetition ends a match;
+    - where each branch is tied to an end of the text: then there are no more matches than branches.
+    """
+
+    def __init__(self, lines: bool) -> None:
+        self._lines = lines  # ^ and $ are of each line
+        self._branches = 1
+        self._loop = self._inner_loop = self._early_loop = self._loose = False
+        self._pieces = ""  # of the branch: their first characters
+        self._at_loop = False
+
+    def piece(self, char: str, depth: int) -> None:
+        """A piece of the pattern, or what opens and closes a group, or divides branches."""
+        if depth == 0 and char == "|":
+            self._end_branch()
+            self._branches += 1
+            return
+        self._early_loop = self._early_loop or self._at_loop
+        self._at_loop = False
+        if depth == 0:
+            self._pieces += char
+
+    def repeated(self, quantifier: str, group: bool, depth: int) -> None:
+        """The piece before is repeated; `group`: it is a group."""
+        if quantifier[0] in "*+" or quantifier.rstrip("?").endswith(",}"):
+            self._loop = True
+            self._inner_loop = self._inner_loop or group or depth > 0
+            self._early_loop = self._early_loop or depth > 0
+            self._at_loop = depth == 0
+
+    def _end_branch(self) -> None:
+        tied = not self._lines and (self._pieces[:1] == "^" or self._pieces[-1:] == "$")
+        self._loose = self._loose or not tied
+        self._pieces, self._at_loop = "", False
+
+    def linear(self) -> bool:
+        """The answer, when all pieces have been told."""
+        self._end_branch()
+        in_a_row = self._branches == 1 and not self._inner_loop
+        return not self._loop or in_a_row or not self._early_loop or not self._loose
 
 
 class _Translator:
     """One pass over the pattern; `FORX0002` for what is no regular expression of XPath."""
 
     def __init__(self, pattern: str, flags: str) -> None:
-        self.text = pattern
+        self.text = _without_space(pattern) if "x" in flags else pattern
         self.at = 0
         self.flags = flags
         self.depth = 0
         self._sizes = [0]  # of the open groups, in pieces
         self._piece_size = 0
         self._copies = 0
+        self._sweep = _Sweep("m" in flags)
 
     def wrong(self, what: str) -> FilterError:
         return FilterError("FORX0002", f"{self.text[:60]!r}: {what} at character {self.at + 1}")
@@ -64,16 +128,23 @@ class _Translator:
             if char in "*+?{":
                 if not quantifiable:
                     raise self.wrong("nothing to repeat")
-                out.append(self._quantifier())
+                quantifier = self._quantifier()
+                out.append(quantifier)
+                self._sweep.repeated(quantifier, self.text[self.at - len(quantifier) - 1] == ")", self.depth)
                 quantifiable = False
                 continue
             self._piece_size = 1
+            self._sweep.piece(char, self.depth)
             piece, quantifiable = self._piece(char)
             self._sizes[-1] += self._piece_size
             out.append(piece)
         if self.depth:
             raise self.wrong("a parenthesis is not closed")
         return "".join(out)
+
+    def sweeps(self) -> bool:
+        """As the function below; asked after `translate`."""
+        return self._sweep.linear()
 
     def _quantifier(self) -> str:
         found = _QUANTIFIER.match(self.text, self.at)
@@ -92,8 +163,6 @@ class _Translator:
 
     def _piece(self, char: str) -> tuple[str, bool]:
         self.at += 1
-        if char in " \t\r\n" and "x" in self.flags:
-            return "", True
         if char == ".":
             return (r"(?s:.)" if "s" in self.flags else r"[^\n\r]"), True
         if char == "^":
@@ -127,8 +196,13 @@ class _Translator:
         return re.escape(char) if char.isascii() and not char.isalnum() else char, True
 
     def _escape(self) -> str:
+        single = self.text[self.at : self.at + 1] in _SINGLE
         inside = self._class_escape()
-        return inside if len(inside) > 1 and inside[0] == "\\" and inside[1] not in "pPx" else f"[{inside}]"
+        return inside if single else self._exactly(f"[{inside}]")
+
+    def _exactly(self, translated: str) -> str:
+        """Without regard to the flag `i`, which has no effect on what stands for a category of characters (section 5.6.2)."""
+        return f"(?-i:{translated})" if "i" in self.flags else translated
 
     def _class_escape(self) -> str:
         """What follows a backslash, as the inside of a class."""
@@ -144,6 +218,8 @@ class _Translator:
                 raise self.wrong("a wrong category")
             self.at = found.end()
             if found[1].startswith("Is"):
+                raise _Unsupported
+            if found[1] == "Cn":
                 raise _Unsupported
             if found[1] not in _CATEGORIES:
                 raise self.wrong("an unknown category")
@@ -168,21 +244,28 @@ class _Translator:
                 raise _Unsupported  # subtraction
             out.append(self._member(first))
             first = False
-        return f"[{'^' if negated else ''}{''.join(out)}]"
+        return self._exactly(f"[{'^' if negated else ''}{''.join(out)}]")
 
     def _member(self, first: bool) -> str:
         low = self._one(first)
         if low is None or not self.text.startswith("-", self.at):
-            return low if low is not None else self._many
+            return self._many if low is None else low + self._variants(self._last, self._last)
         after = self.text[self.at + 1 : self.at + 2]
         if after in ("]", "[", ""):
-            return low
+            return low + self._variants(self._last, self._last)
         start = self._last
         self.at += 1
         high = self._one(False)
         if high is None or self._last < start:
             raise self.wrong("a wrong range")
-        return f"{low}-{high}"
+        return f"{low}-{high}{self._variants(start, self._last)}"
+
+    def _variants(self, low: str, high: str) -> str:
+        """The characters that differ from those of a range in case only, where that does not matter."""
+        if "i" not in self.flags:
+            return ""
+        letters = (char for char in _LETTERS if low <= char <= high)
+        return "".join(char.swapcase() + _FAR_VARIANTS.get(char.lower(), "") for char in letters)
 
     _many = ""
     _last = ""
@@ -237,6 +320,16 @@ def linear(pattern: str, flags: str) -> Any:
         return None  # too large for the memory it may take, or a repetition of more than 1,000
 
 
+@lru_cache(maxsize=4096)
+def sweeps(pattern: str, flags: str) -> bool:
+    """Whether all matches of a text, one behind the other, are found in linear time; for patterns that have a linear form."""
+    if "q" in flags:
+        return True
+    translator = _Translator(pattern, flags)
+    translator.translate()
+    return translator.sweeps()
+
+
 @lru_cache(maxsize=256)
 def backtracking(pattern: str, flags: str) -> Any:
     """The pattern for Python's `re`, by elementpath's translation."""
@@ -244,12 +337,14 @@ def backtracking(pattern: str, flags: str) -> Any:
 
     check_flags(flags)
     options = 0
-    for letter, flag in (("s", re.DOTALL), ("m", re.MULTILINE), ("i", re.IGNORECASE), ("x", re.VERBOSE)):
+    for letter, flag in (("s", re.DOTALL), ("m", re.MULTILINE), ("i", re.IGNORECASE)):
         if letter in flags:
             options |= flag
+    if "x" in flags and "q" not in flags:
+        pattern = _without_space(pattern)
     try:
         python = re.escape(pattern) if "q" in flags else translate_pattern(pattern, options, "1.1")
-        return re.compile(python, options & ~re.VERBOSE)
+        return re.compile(python, options)
     except (RegexError, re.error, OverflowError, RecursionError) as error:
         raise FilterError("FORX0002", f"{pattern[:60]!r}: {error}") from error
 

@@ -13,8 +13,8 @@ from .dates import IMPLICIT_ZONE, DateTime, Duration
 from .errors import FilterError
 from .names import XML
 from .strings import check_collation
-from .tree import ELEMENT, Node
-from .values import AnyURI, Untyped, atom, effective_boolean, is_numeric, string_of, to_double, type_of
+from .tree import ELEMENT, Node, in_order
+from .values import AnyURI, Untyped, atom, double, effective_boolean, is_numeric, string_of, to_double, type_of
 
 # --- numbers -------------------------------------------------------------------------------------------------------------------------
 
@@ -25,8 +25,8 @@ def number(value: Any) -> float:
         if isinstance(value, str) and type(value) is not AnyURI:
             return to_double(value)
         if is_numeric(value) or type(value) is bool:
-            return float(value)
-    except (FilterError, OverflowError):
+            return double(value)
+    except FilterError:
         pass
     return math.nan
 
@@ -64,6 +64,7 @@ def _log(compute: Callable[[float], float]) -> Callable[[float], float]:
 def _pow(base: float | None, exponent: Any) -> float | None:
     if base is None:
         return None
+    exponent = double(exponent)
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -130,7 +131,7 @@ def extreme(op: str) -> Callable[..., Any]:
         except FilterError as error:
             raise FilterError("FORG0006", error.detail) from error
         if is_numeric(best) and any(type(value) is float for value in values):
-            return float(best)
+            return double(best)
         return str(best) if type(best) is AnyURI and any(type(value) is str for value in values) else best
 
     return find
@@ -152,10 +153,16 @@ def identity(value: Any) -> Any:
 
 def distinct(items: list[Any], collation: str | None = None) -> list[Any]:
     check_collation(collation)
-    found: dict[Any, Any] = {}
+    seen: dict[Any, set[Any]] = {}
+    found = []
     for item in items:
-        found.setdefault(identity(item), item)
-    return list(found.values())
+        # Numbers that are one xs:double are equal to it, but not all to each other: 0.1, and 2**53 and the next integer.
+        exact = type(item) is int or type(item) is Decimal
+        alike = seen.setdefault(identity(double(item) if exact else item), set())
+        if (item not in alike and None not in alike) if exact else not alike:
+            found.append(item)
+        alike.add(item if exact else None)
+    return found
 
 
 def index_of(items: list[Any], wanted: Any, collation: str | None = None) -> list[int]:
@@ -271,7 +278,7 @@ def ends(items: list[Node], inner: bool) -> list[Node]:
             at = at.parent
         if hit and not inner:
             above.add(node)
-    return [node for node in dict.fromkeys(items) if node not in above]
+    return in_order([node for node in chosen if node not in above])
 
 
 # --- dates ---------------------------------------------------------------------------------------------------------------------------
@@ -352,7 +359,7 @@ ROWS: Final[dict[str, tuple[str, int, Any]]] = {
     **{f"{name}-from-time": ("M?", 1, _field(field)) for name, field in list(_DATE_FIELDS.items())[3:]},
     **{f"timezone-from-{name}": (f"{letter}?", 1, _zone) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
     **{f"{name}-from-duration": ("U?", 1, _part(name)) for name in ("years", "months", "days", "hours", "minutes", "seconds")},
-    **{f"adjust-{name}-to-timezone": (f"{letter}? U?", 1, _adjust) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
+    **{f"adjust-{name}-to-timezone": (f"{letter}? V?", 1, _adjust) for name, letter in (("dateTime", "T"), ("date", "D"), ("time", "M"))},
 }  # fmt: skip
 
 MATH: Final[dict[str, tuple[str, int, Any]]] = {

@@ -1,7 +1,7 @@
 """How arguments reach a function: the function conversion rules (XPath 3.1 section 3.1.5.2) as small converters, by parameter.
 
 A parameter is written as in the specification, in short: a type letter and an occurrence. `a` any atomic, `s` string, `n` numeric,
-`i` integer, `d` double, `b` boolean, `D` date, `T` dateTime, `M` time, `U` duration, `N` node, `x` any item.
+`i` integer, `d` double, `b` boolean, `D` date, `T` dateTime, `M` time, `U` duration, `V` dayTimeDuration, `N` node, `x` any item.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .errors import FilterError
 from .tree import Node
 from .values import Untyped, atomize, cast, double, is_numeric, to_double, type_of
 
-_TARGET: Final = {"s": "string", "i": "integer", "d": "double", "b": "boolean", "D": "date", "T": "dateTime", "M": "time", "U": "duration"}
+_TARGET: Final = {"s": "string", "i": "integer", "d": "double", "b": "boolean", "D": "date", "T": "dateTime", "M": "time", "U": "duration",
+                  "V": "dayTimeDuration"}  # fmt: skip
 
 
 def mismatch(value: Any, wanted: str) -> FilterError:
@@ -49,7 +50,7 @@ def _exact(letter: str) -> Callable[[Any], Any]:
     target = _TARGET[letter]
     kinds: dict[str, Callable[[Any], bool]] = {
         "i": lambda value: type(value) is int, "b": lambda value: type(value) is bool,
-        "U": lambda value: isinstance(value, Duration),
+        "U": lambda value: isinstance(value, Duration), "V": lambda value: isinstance(value, Duration) and value.type == target,
         **{one: partial(_is_point, kind) for one, kind in (("D", "date"), ("T", "dateTime"), ("M", "time"))},
     }  # fmt: skip
     fits = kinds[letter]
@@ -75,7 +76,7 @@ def _atomic(value: Any) -> Any:
 
 
 ITEMS: Final[dict[str, Callable[[Any], Any]]] = {
-    "a": _atomic, "s": _string, "n": _numeric, "d": _double, "N": _node, "x": _atomic, **{letter: _exact(letter) for letter in "ibDTMU"},
+    "a": _atomic, "s": _string, "n": _numeric, "d": _double, "N": _node, "x": _atomic, **{letter: _exact(letter) for letter in "ibDTMUV"},
 }  # fmt: skip
 
 

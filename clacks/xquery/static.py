@@ -10,7 +10,7 @@ from typing import Any
 from . import syntax as s
 from .errors import FilterError, error_at
 from .functions import FUNCTIONS, OUTSIDE, lookup
-from .module import Module
+from .module import Module, Variable
 from .names import ERR, FN, XS, expanded, shown, split
 from .types import ATOMIC
 from .values import NATIVE_TYPES
@@ -44,13 +44,11 @@ class Checker:
 
     def run(self) -> Foreign | None:
         """The first construct that is not native, or None; raises FilterError."""
-        names: set[str] = set()
         everything = frozenset(variable.name for variable in self.module.variables)
         for variable in self.module.variables:
             self.types(variable.at, variable.type)
             if variable.value is not None:
-                self.check(variable.value, frozenset(names))
-            names.add(variable.name)
+                self.check(variable.value, everything - {variable.name})
         for function in self.module.functions:
             for _, kind in function.params:
                 self.types(function.at, kind)
@@ -159,7 +157,8 @@ class Checker:
                 for part in clause.parts[1:]:
                     self.check(part, scope | names)
             case s.GroupBy():
-                for name, value in clause.keys:
+                for name, value, kind in clause.keys:
+                    self.types(clause.at, kind)
                     if value is None and name not in bound:
                         raise self.error(clause.at, "XQST0094", f"${shown(name)}")
                     names.add(name)
@@ -196,3 +195,28 @@ class Checker:
 def check(module: Module) -> Foreign | None:
     """The first construct that only the full engine knows, or None; raises FilterError for what is wrong (section 2.3.1)."""
     return Checker(module).run()
+
+
+def binding_order(module: Module) -> tuple[Variable, ...]:
+    """The variables of the prolog, each behind those that its value looks at, also by way of functions: they may be declared in any order
+    (section 4.16). Those in a circle keep theirs, and fail when they are looked at (XQDY0054)."""
+    functions = {(function.name, len(function.params)): function.body for function in module.functions}
+    variables = {variable.name: variable for variable in module.variables}
+    seen: set[object] = set()
+    found: list[Variable] = []
+
+    def visit(name: object, value: s.Expr | None) -> None:
+        if name in seen:
+            return
+        seen.add(name)
+        for one in () if value is None else s.walk(value):
+            if isinstance(one, s.VarRef) and one.name in variables:
+                visit(one.name, variables[one.name].value)
+            elif isinstance(one, s.Call) and (one.name, len(one.args)) in functions:
+                visit((one.name, len(one.args)), functions[one.name, len(one.args)])
+        if isinstance(name, str):
+            found.append(variables[name])
+
+    for variable in module.variables:
+        visit(variable.name, variable.value)
+    return tuple(found)

@@ -242,9 +242,9 @@ class OrderBy(Expr):
 
 @dataclass(frozen=True, slots=True)
 class GroupBy(Expr):
-    """`keys`: (variable, expression or None)."""
+    """`keys`: (variable, expression or None, type of its value or None)."""
 
-    keys: tuple[tuple[str, Expr | None], ...]
+    keys: tuple[tuple[str, Expr | None, SequenceType | None], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from .lexer import Lexer
-from .names import XS, expanded, shown, split
+from .names import XS, collapsed, expanded, shown, split
 from .syntax import ItemType, KindTest, NameTest, SequenceType
 
 # Atomic type -> the type it is derived from (XPath and XQuery Data Model 3.1 section 2.7.1).
@@ -55,7 +55,7 @@ class TypeParser(Lexer):
         if end < 0 or "{" in self.text[token.end + 1 : end]:
             self.fail("XPST0003", "The braced URI is not closed", token.start)
         self.at = end + 1
-        return " ".join(self.references(self.text[token.end + 1 : end], token.start).split())
+        return collapsed(self.references(self.text[token.end + 1 : end], token.start))
 
     def eqname(self, default: str) -> str:
         """Takes a name (production 218); `default` is the namespace of one without a prefix."""
@@ -107,11 +107,12 @@ class TypeParser(Lexer):
                     type_name = self.type_name()
                     self.accept("?")
             elif kind == "processing-instruction":
-                name = NameTest("", " ".join(self.string().split()) if self.token.kind == "string" else self.eqname(""))
+                name = NameTest("", collapsed(self.string()) if self.token.kind == "string" else self.eqname(""))
             elif kind == "document-node":
                 if not self.is_word("element"):
                     self.unexpected("`element(`")
-                name = self.kind_test().name or NameTest(None, None)
+                element = self.kind_test()
+                name, type_name = element.name or NameTest(None, None), element.type
             else:
                 self.unexpected("`)`")
         self.expect(")")

@@ -15,10 +15,12 @@ from typing import Any, Final
 
 from .dates import DateTime, Duration, parse_datetime, parse_duration
 from .errors import FilterError
+from .names import collapsed
 from .tree import Node
 
-# 40 digits: xs:decimal needs at least 18 (XML Schema 1.1 part 2, 5.4), and a product of two such must still be exact.
-DECIMALS: Final = Context(prec=40, rounding=ROUND_HALF_EVEN, Emax=999999, Emin=-999999)
+# 40 digits: xs:decimal needs at least 18 (XML Schema 1.1 part 2, 5.4), and a product of two such must still be exact. 2,500 places before
+# and behind the point hold every integer of ours; repeated multiplication would otherwise write numbers of a million zeros.
+DECIMALS: Final = Context(prec=40, rounding=ROUND_HALF_EVEN, Emax=2_500, Emin=-2_500)
 # Integers beyond this are refused (FOAR0002): repeated multiplication would otherwise grow without bound.
 MAX_INTEGER_BITS: Final = 8192
 
@@ -185,7 +187,7 @@ RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
 
 _FROM_STRING: Final[dict[str, Callable[[str], Any]]] = {
     "string": str, "untypedAtomic": Untyped, "boolean": to_boolean, "decimal": to_decimal, "double": to_double,
-    "anyURI": lambda text: AnyURI(" ".join(text.split())),
+    "anyURI": lambda text: AnyURI(collapsed(text)),
     **{kind: partial(parse_datetime, kind) for kind in ("dateTime", "date", "time")},
     **{kind: partial(parse_duration, kind) for kind in ("duration", "dayTimeDuration", "yearMonthDuration")},
 }  # fmt: skip
@@ -244,6 +246,8 @@ _NUMERIC: Final[dict[str, Callable[[Any], Any]]] = {"double": lambda value: doub
 
 def double(value: Any) -> float:
     """A number promoted to xs:double (XPath 3.1 appendix B.1)."""
+    if type(value) is Decimal and not value:
+        return 0.0  # Python's decimal has a negative zero, xs:decimal has not
     try:
         return float(value)
     except OverflowError:
