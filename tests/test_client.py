@@ -193,6 +193,14 @@ def test_a_command_that_takes_too_long(shared_agent: RunningAgent) -> None:
 # --- what can be wrong ------------------------------------------------------------------------------------------------------------
 
 
+def publish(url: str, event: str) -> None:
+    async def send() -> None:
+        async with clacks.connect(url) as bus:
+            await bus.send(event)
+
+    asyncio.run(send())
+
+
 def failing(function: Any, *arguments: Any, **options: Any) -> ClacksError:
     with pytest.raises(ClacksError) as caught:
         function(*arguments, **options)
@@ -210,6 +218,14 @@ def test_errors_when_it_is_made(shared_agent: RunningAgent) -> None:
     assert "line 1" in str(error)
     assert failing(AMQPEventConsumer, url, event="Nothing").code == "schema-unknown"
     assert failing(AMQPEventConsumer, url.replace("org.clacks", "org.other")).code == "address-unknown"
+
+
+def test_what_the_agent_would_not_take_is_not_sent(shared_agent: RunningAgent) -> None:
+    text = phone("x" * 3 * Limits().size)
+    assert failing(publish, shared_agent.url(), text).code == "message-too-large"
+    with AMQPServiceProxy(shared_agent.url()) as proxy:
+        assert failing(proxy.sendEvent, text).code == "message-too-large"
+        assert proxy.sendEvent(phone()) is True
 
 
 def test_something_else_on_the_port() -> None:
