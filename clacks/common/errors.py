@@ -140,7 +140,7 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:invalid-field", EXIT_USAGE, 400),
     ("unreachable", "No agent can be reached at {url}: {reason}. Is it running? `clacks-agent --demo` starts one here.",
      "amqp:connection:forced", EXIT_UNREACHABLE, 502),
-    ("tls-untrusted", "The certificate of {url} is not trusted: {reason}. Name its CA in CLACKS_CA_FILE.", "amqp:connection:forced",
+    ("tls-untrusted", "The certificate of {url} is not trusted: {reason}. {hint}", "amqp:connection:forced",
      EXIT_UNREACHABLE, 502),
     ("password-exposed", "A password is never sent to {host} over plain TCP. Use amqps://, or a mechanism that keeps it secret.",
      "amqp:not-allowed", EXIT_NOT_PERMITTED, 403),
