@@ -262,6 +262,22 @@ def on_terminal(typed: str, environment: dict[str, str], answers: tuple[tuple[st
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
 
 
+def test_closed_standard_streams_are_no_error(agent: RunningAgent, environment: dict[str, str]) -> None:
+    def run_in_shell(function: str, words: str) -> tuple[int, str]:
+        code = f"import sys, clacks.cli; sys.argv[0] = ''; clacks.cli.{function}()"
+        line = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {words}"
+        made = environment | {"CLACKS_URL": agent.url()}
+        result = subprocess.run(["sh", "-c", line], env=made, stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+        return result.returncode, result.stderr
+
+    assert run_in_shell("send_event", "ClientPoll >&-") == (0, "")
+    assert run_in_shell("clacks", "status >&-") == (0, "")
+    code, said = run_in_shell("send_event", "- <&-")
+    assert code == 3
+    assert "no body" in said
+    assert run_in_shell("send_event", "- <&- 2>&-") == (3, "")
+
+
 @pytest.mark.parametrize("typed", ["clacks status --url amqp://admin:secret@localhost:1", "sendEvent PhoneStatus A=b"])
 def test_colours_on_a_terminal_unless_unwanted(agent: RunningAgent, environment: dict[str, str], typed: str) -> None:
     environment = environment | {"CLACKS_URL": agent.url(), "TERM": "xterm-256color"}
