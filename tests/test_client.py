@@ -248,6 +248,7 @@ def test_something_else_on_the_port() -> None:
         ("amqp://localhost", "amqp://localhost:5672/org.clacks"),
         ("amqps://a:b@host", "amqps://a@host:5671/org.clacks"),
         ("amqps://a%40b:c%2Fd@[::1]:7/org.x", "amqps://a@b@[::1]:7/org.x"),
+        ("amqp://a:b@c@host", "amqp://a@host:5672/org.clacks"),
     ],
 )
 def test_urls(text: str, shown: str) -> None:
@@ -261,6 +262,10 @@ def test_urls_that_are_none(text: str) -> None:
 
 def test_no_error_shows_a_password() -> None:
     assert "secret" not in str(failing(parse_url, "http://admin:secret@host"))
+    for password in ("secret/x", "secret?", "x#secret", "secret,x", "12,secret", "secret x", "[secret"):
+        error = failing(parse_urls, f"amqp://admin:{password}@host")
+        assert (error.code, "secret" in str(error)) == ("url-invalid", False), password
+        assert "%2C" in str(error) or password == "12,secret"
 
 
 # --- the agent goes and comes back ------------------------------------------------------------------------------------------------

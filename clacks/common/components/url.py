@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from ..errors import ClacksError
 
 DEFAULT_DOMAIN: Final = "org.clacks"
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_ESCAPES: Final = "in a password / ? # [ ] , and spaces are written as %2F %3F %23 %5B %5D %2C and %20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,15 @@ class Url:
 
 
 def parse_url(text: str, domain: str = DEFAULT_DOMAIN) -> Url:
-    """`domain` is taken where the URL has none. Raises ClacksError url-invalid."""
+    """`domain` is taken where the URL has none. Raises ClacksError url-invalid, which shows nothing that may be of a password."""
+    if set(text.partition("://")[2].rpartition("@")[0]) & set("/?#[]"):
+        raise ClacksError("url-invalid", url=_hidden(text), reason=_ESCAPES)
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise ClacksError("url-invalid", url=_hidden(text), reason=str(error)) from error
+    except ValueError:
+        reason = f"its port is no number up to 65535, or its host is none; {_ESCAPES}"
+        raise ClacksError("url-invalid", url=_hidden(_HOST_ONLY.sub(r"\1...", text)), reason=reason) from None
     if parts.scheme not in _PORTS:
         raise ClacksError("url-invalid", url=_hidden(text), reason="it begins neither with amqp:// nor with amqps://")
     if not parts.hostname:
@@ -55,7 +60,12 @@ def parse_urls(given: str | Sequence[str], domain: str = DEFAULT_DOMAIN) -> list
     return [parse_url(text, domain) for text in texts]
 
 
+# What stands before the port, or before what was cut off a password, in a URL without a user.
+_HOST_ONLY: Final = re.compile(r"(://[^/:@]*:)[^@]*\Z")
+
+
 def _hidden(text: str) -> str:
     """The URL without what may be a password."""
     head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://...@{tail}" if at else text
+    scheme, slashes, _ = head.partition("://")
+    return f"{scheme + slashes if slashes else ''}...@{tail}" if at else text
