@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from clacks.agent.access import Call, Rule
 from clacks.agent.rules import read_rules
+from clacks.agent.users import read_users
 from clacks.cli.main import clacks
 from conftest import AgentProcess, wait_for
 
@@ -83,6 +85,17 @@ def test_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
 def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     result = user("add", "anna", "--password-stdin", "--state-dir", str(tmp_path))
     assert (result.exit_code, "the password is empty" in result.stderr) == (2, True)
+
+
+def test_groups_replace_what_was(tmp_path: Path) -> None:
+    place = ("--state-dir", str(tmp_path))
+    user("add", "anna", "--group", "phones", "--password-stdin", *place, password="x")
+    before = read_users(tmp_path / "users.toml")["anna"]
+    assert user("groups", "anna", "telephony", "admin", *place).output.startswith("changed: the groups of anna in ")
+    assert read_users(tmp_path / "users.toml")["anna"] == replace(before, groups=frozenset({"telephony", "admin"}))
+    assert user("groups", "anna", *place).exit_code == 0
+    assert names(*place) == {"anna": []}
+    assert "there is no user berta" in user("groups", "berta", "admin", *place).output
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
