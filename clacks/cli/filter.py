@@ -78,11 +78,12 @@ def check(query: str, as_json: bool) -> None:
     if as_json:
         found = {"valid": True, "tier": compiled.tier, "cost": compiled.cost, "reason": compiled.cost_reason}
         found |= dict(zip(("line", "column"), compiled.cost_place, strict=True))
-        print_json({**found, "conditions": list(compiled.conditions), "properties": compiled.external})
+        more = {"conditions": list(compiled.conditions), "properties": compiled.external, "no_namespace": list(compiled.bare)}
+        print_json({**found, **more})
         return
     click.echo(styled("The filter compiles.", fg="green", bold=True))
     shown = {"answered by": _answered_by(compiled), "looked for": _looked_for(compiled), "properties": _properties(compiled)}
-    for title, lines in {**shown, "cost": _cost(compiled)}.items():
+    for title, lines in {**shown, "names": _bare(compiled), "cost": _cost(compiled)}.items():
         for number, line in enumerate(lines):
             click.echo(f"  {styled(f'{title if not number else str():12}', bold=True)} {line}")
 
@@ -299,6 +300,14 @@ def _looked_for(compiled: Filter) -> list[str]:
 def _properties(compiled: Filter) -> list[str]:
     """The application properties that the filter asks for, with the types it wants."""
     return [f"${visible(name)}{f' as {kind}' if kind else ''}" for name, kind in compiled.external.items()]
+
+
+def _bare(compiled: Filter) -> list[str]:
+    """The names that most likely find nothing in an event."""
+    return [
+        f"{name} is in no namespace (line {line}, column {column}); elements of events mostly are in one: *:{name} finds them"
+        for name, (line, column) in ((visible(name), place) for name, place in compiled.bare.items())
+    ]
 
 
 def _cost(compiled: Filter) -> list[str]:
