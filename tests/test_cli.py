@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from clacks.agent.config import CLIENTS_VARIABLES
 from clacks.cli.command import Command, json_option
 from clacks.cli.docs import ENVIRONMENT, PAGES, commands
 from clacks.cli.fields import build_event
@@ -85,7 +86,14 @@ def test_every_variable_of_the_environment_is_documented() -> None:
     used = {name for name in re.findall(r"CLACKS_[A-Z_]+[A-Z]", code) if f'"{name}"' in code}
     assert used >= {"CLACKS_URL", "CLACKS_CA_FILE"}
     assert {name for name in used if f"`{name}`" not in known} == set()
-    assert set(ENVIRONMENT) >= {"CLACKS_URL", "NO_COLOR"}
+    assert set(ENVIRONMENT) == {*CLIENTS_VARIABLES, "NO_COLOR"}
+
+
+@pytest.mark.parametrize("typed", [[], ["cert"], ["filter"], ["subscriptions"], ["user"]])
+def test_the_help_of_a_group_cuts_no_sentence_off(typed: list[str]) -> None:
+    shown = CliRunner().invoke(commands()["clacks"], [*typed, "--help"], terminal_width=80).output
+    assert re.search(r"^Commands:$", shown, re.MULTILINE)
+    assert not re.search(r"(?<!\])\.\.\.", shown.partition("Commands:")[2])
 
 
 def test_the_help_names_every_exit_code() -> None:
