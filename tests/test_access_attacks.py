@@ -8,6 +8,7 @@ import logging
 import resource
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +44,7 @@ from clacks.amqp.sasl import MAX_SASL_FRAME, SASL_HEADER
 from clacks.common.components.client import BusClient, dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from conftest import USERS, RunningAgent
+from conftest import USERS, RunningAgent, wait_for
 from support import run, until
 from test_amqp import Server, closed
 
@@ -546,6 +547,30 @@ def test_certificates_that_are_none_for_clients(secured: RunningAgent, authority
     assert refused(url, None).code == "mechanism-unusable"
     plain = secured.url().replace("admin:secret@", "")
     assert refused(plain, pair(authority, "anna")).code == "mechanism-unusable", "nothing is shown without TLS"
+
+
+def test_what_keeps_tls_from_working_is_said(
+    secured: RunningAgent, authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tls = secured.url(), secured.url(scheme="amqps")
+    assert "does not speak TLS, so it may be amqp://" in str(refused(plain.replace("amqp:", "amqps:"), None))
+    assert "expects TLS (amqps://)" in str(refused(tls.replace("amqps:", "amqp:"), None))
+    make_server(authority / "ca", ("elsewhere",), tmp_path)
+    make_server(authority / "ca", ("localhost",), tmp_path / "old", days=0)
+    expired = time.time() + 1
+    wait_for(lambda: time.time() > expired, "the second is over")
+    for name, sentence in (("elsewhere", "by a name that is in it"), ("old/localhost", "needs another one")):
+        certificate, key = pair(tmp_path, name)
+        place = {"tls.certificate": str(certificate), "tls.key": str(key), "listen_tls": ["localhost:0"]}
+        with RunningAgent(tmp_path / "another", place) as agent:
+            error = refused(agent.url(scheme="amqps"), None)
+            assert error.code == "tls-untrusted"
+            assert sentence in str(error)
+    for broken, reason in ((tmp_path / "missing", "No such file"), (authority / "localhost.key", "no certificate")):
+        monkeypatch.setenv("CLACKS_CA_FILE", str(broken))
+        error = refused(tls, None)
+        assert error.code == "config-invalid"
+        assert reason in str(error)
 
 
 def test_no_certificate_is_asked_for_without_a_ca_for_them(authority: Path, tmp_path: Path) -> None:

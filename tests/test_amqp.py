@@ -398,6 +398,7 @@ async def test_a_message_over_the_limit_detaches_its_link_only() -> None:
         await until(lambda: large.credit and small.credit, "credit")
         large.send(b"x" * 500_000)
         await until(lambda: end.ended, "detached")
+        assert [type(outcome) for _, outcome in end.outcomes] == [Rejected]  # never settled without a word, which would mean accepted
         assert end.ended[0][0] is not None
         assert end.ended[0][0].name == "amqp:link:message-size-exceeded"
         small.send(b"still here")

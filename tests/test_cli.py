@@ -16,6 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from clacks.agent.config import CLIENTS_VARIABLES
 from clacks.cli.command import Command, json_option
 from clacks.cli.docs import ENVIRONMENT, PAGES, commands
 from clacks.cli.fields import build_event
@@ -85,7 +86,14 @@ def test_every_variable_of_the_environment_is_documented() -> None:
     used = {name for name in re.findall(r"CLACKS_[A-Z_]+[A-Z]", code) if f'"{name}"' in code}
     assert used >= {"CLACKS_URL", "CLACKS_CA_FILE"}
     assert {name for name in used if f"`{name}`" not in known} == set()
-    assert set(ENVIRONMENT) >= {"CLACKS_URL", "NO_COLOR"}
+    assert set(ENVIRONMENT) == {*CLIENTS_VARIABLES, "NO_COLOR"}
+
+
+@pytest.mark.parametrize("typed", [[], ["cert"], ["filter"], ["subscriptions"], ["user"]])
+def test_the_help_of_a_group_cuts_no_sentence_off(typed: list[str]) -> None:
+    shown = CliRunner().invoke(commands()["clacks"], [*typed, "--help"], terminal_width=80).output
+    assert re.search(r"^Commands:$", shown, re.MULTILINE)
+    assert not re.search(r"(?<!\])\.\.\.", shown.partition("Commands:")[2])
 
 
 def test_the_help_names_every_exit_code() -> None:
@@ -260,6 +268,22 @@ def on_terminal(typed: str, environment: dict[str, str], answers: tuple[tuple[st
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+
+
+def test_closed_standard_streams_are_no_error(agent: RunningAgent, environment: dict[str, str]) -> None:
+    def run_in_shell(function: str, words: str) -> tuple[int, str]:
+        code = f"import sys, clacks.cli; sys.argv[0] = ''; clacks.cli.{function}()"
+        line = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {words}"
+        made = environment | {"CLACKS_URL": agent.url()}
+        result = subprocess.run(["sh", "-c", line], env=made, stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+        return result.returncode, result.stderr
+
+    assert run_in_shell("send_event", "ClientPoll >&-") == (0, "")
+    assert run_in_shell("clacks", "status >&-") == (0, "")
+    code, said = run_in_shell("send_event", "- <&-")
+    assert code == 3
+    assert "no body" in said
+    assert run_in_shell("send_event", "- <&- 2>&-") == (3, "")
 
 
 @pytest.mark.parametrize("typed", ["clacks status --url amqp://admin:secret@localhost:1", "sendEvent PhoneStatus A=b"])

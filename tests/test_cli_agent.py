@@ -38,6 +38,21 @@ def test_a_port_that_is_taken(tmp_path: Path, environment: dict[str, str]) -> No
     errors = [line for line in result.stderr.splitlines() if not re.match(r"\d{4}-", line)]  # without the log
     assert (result.returncode, result.stdout, len(errors)) == (2, "", 1), result.stderr
     assert errors[0].startswith(f"error: localhost:{port}: it cannot be listened on")
+    assert errors[0].endswith("Is another agent running? Give another --listen or --listen-tls.")
+
+
+def test_a_variable_that_is_misspelt_is_told(tmp_path: Path, environment: dict[str, str]) -> None:
+    made = environment | {"CLACKS_LIMIT_EVENT_SIZE": "5", "CLACKS_URL": "amqp://x", "CLACKS_SITE": "oslo"}
+    with AgentProcess(["--demo", "--listen", "localhost:0", "--listen-tls", "localhost:0"], made, tmp_path / "log"):
+        said = [line.partition(" warning ")[2] for line in (tmp_path / "log").read_text().splitlines() if "variable" in line]
+    assert said == ['clacks.agent: unknown variable variable=CLACKS_LIMIT_EVENT_SIZE hint="did you mean CLACKS_LIMITS_EVENT_SIZE?"']
+
+
+def test_an_address_of_another_machine(tmp_path: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "clacks.cli.agent", "--listen", "192.0.2.1:0"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("Is that an address of this machine?")
 
 
 @pytest.mark.parametrize(

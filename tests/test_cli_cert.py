@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import stat
@@ -77,6 +78,9 @@ def test_a_name_in_a_certificate_stands_for_one_user(folder: Path) -> None:
     assert typed("user", "certify", "robot", "CN=robot", "DNS:r.example.net", *place).exit_code == 0
     assert read_users(users)["robot"].certificates == {"CN=robot", "DNS:r.example.net"}
     assert read_users(users)["robot"].verifier is None
+    assert typed("user", "list", *place).output.split("\n")[1] == "robot          CN=robot, DNS:r.example.net"
+    [listed] = json.loads(typed("user", "list", "--json", *place).output)
+    assert listed == {"name": "robot", "groups": [], "certificates": ["CN=robot", "DNS:r.example.net"]}
     assert typed("user", "add", "anna", "--password-stdin", *place, standard_input="x\n").exit_code == 0
     result = typed("user", "certify", "anna", "CN=robot", *place)
     assert (result.exit_code, "CN=robot stands for robot" in result.output) == (2, True)

@@ -94,6 +94,20 @@ def test_consume_prints_what_matches_and_ends_after_count(agent: RunningAgent, e
     assert out.count("    <Status>busy</Status>\n") == out.count("<Status>") == 2
 
 
+def test_consume_takes_a_filter_from_a_file(agent: RunningAgent, environment: dict[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "who is busy.xq"
+    place.write_text("(: who is busy :)\n//*:Status = 'busy'\n")
+    with consuming(agent, environment, str(place), "--count", "1", "--format", "xml") as process:
+        for status in ("ringing", "busy"):
+            send(agent, "PhoneStatus", "CallerId=1", "ReceiverId=2", f"Status={status}")
+        out, errors = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, errors, out.count("<Status>busy<")) == (0, "", 1)
+    with consuming(agent, environment, "nothing.xq") as process:
+        _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 2
+    assert "There is no file nothing.xq." in errors
+
+
 def test_consume_xml_is_one_event_a_line(agent: RunningAgent, environment: dict[str, str]) -> None:
     with consuming(agent, environment, "--event", "PhoneStatus", "--count", "1", "--format", "xml") as process:
         send(agent, "ClientPoll")

@@ -99,6 +99,15 @@ DEAR = """\
   properties   $n as xs:integer?
                $site
   cost         cheap: the work is bounded by the size of the event"""),
+        ("//*:PhoneStatus[@id = 1]/Status = 'busy' and\n  //Status", """\
+  answered by  the agent's own evaluator, for the events that the index picks out
+  looked for   //PhoneStatus/Status = 'busy'
+  names        Status is in no namespace (line 1, column 26); elements of events mostly are in one: *:Status finds them
+  cost         cheap: the work is bounded by the size of the event"""),
+        ("declare default element namespace 'http://www.gonicus.de/Events'; //Status = 'busy'", """\
+  answered by  the index alone; the filter itself need not be evaluated
+  looked for   //Status = 'busy'
+  cost         cheap: the work is bounded by the size of the event"""),
     ],
 )  # fmt: skip
 def test_check(query: str, said: str) -> None:
@@ -178,6 +187,7 @@ def test_check_as_json() -> None:
         "column": 0,
         "conditions": ["/Event/PhoneStatus/Status = 'busy'"],
         "properties": {},
+        "no_namespace": [],
     }
     refused = run("check", "--json", "//a[")
     error = json.loads(refused.stdout)["error"]

@@ -82,6 +82,15 @@ def test_a_name_that_cannot_be_one(name: str) -> None:
         build_event(name, [])
 
 
+def test_a_file_in_place_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("event.xml").write_text("<a/>")
+    result = run(None, "event.xml")
+    assert result.exit_code == 2
+    assert "event.xml is a file. Send what is in it with --file." in result.output
+    assert run(None, "--dry-run", "other.xml").exit_code == 0, "the name of an event may have a dot"
+
+
 def test_accepted(agent: RunningAgent) -> None:
     result = run(agent, *PHONE)
     assert (result.exit_code, result.output) == (0, "accepted: PhoneStatus (183 bytes)\n")

@@ -123,6 +123,7 @@ def test_what_was_dropped_and_tried_before_is_told(tmp_path: Path) -> None:
     [
         (["--durable", "a", "--shared", "b"], "--durable a --shared a"),
         (["--max-age", "3d"], "--max-age is for durable subscriptions"),
+        (["--durable", ""], "has a name, and this one is empty"),
         (["--max-age", "3x", "--durable", "a"], "'3x' is no time. Write it like 30s"),
         (["--max-bytes", "0", "--durable", "a"], "'0' is no size. Write it like 64M"),
         (["--replace"], "What is to be replaced?"),

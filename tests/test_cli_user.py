@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from clacks.agent.access import Call, Rule
 from clacks.agent.rules import read_rules
+from clacks.agent.users import read_users
 from clacks.cli.main import clacks
 from conftest import AgentProcess, wait_for
 
@@ -81,6 +85,40 @@ def test_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
 def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     result = user("add", "anna", "--password-stdin", "--state-dir", str(tmp_path))
     assert (result.exit_code, "the password is empty" in result.stderr) == (2, True)
+
+
+def test_groups_replace_what_was(tmp_path: Path) -> None:
+    place = ("--state-dir", str(tmp_path))
+    user("add", "anna", "--group", "phones", "--password-stdin", *place, password="x")
+    before = read_users(tmp_path / "users.toml")["anna"]
+    assert user("groups", "anna", "telephony", "admin", *place).output.startswith("changed: the groups of anna in ")
+    assert read_users(tmp_path / "users.toml")["anna"] == replace(before, groups=frozenset({"telephony", "admin"}))
+    assert user("groups", "anna", *place).exit_code == 0
+    assert names(*place) == {"anna": []}
+    assert "there is no user berta" in user("groups", "berta", "admin", *place).output
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    user("add", "anna", "--password-stdin", "--state-dir", str(tmp_path), password="horse\n")
+    monkeypatch.setattr(os, "fsync", full)
+    assert user("add", "berta", "--password-stdin", "--state-dir", str(tmp_path), password="horse\n").exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["users.toml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_leaves_the_files_to_whom_they_belong(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 23456)
+    for name in ("anna", "berta"):
+        user("add", name, "--password-stdin", "--state-dir", str(tmp_path), password="horse\n")
+    user("allow", "anna", "--publish", "*", "--state-dir", str(tmp_path))
+    found = {path.name: path.stat() for path in tmp_path.iterdir()}
+    assert {name: (one.st_uid, one.st_gid, one.st_mode & 0o777) for name, one in found.items()} == {
+        "users.toml": (12345, 23456, 0o600),
+        "access.toml": (12345, 23456, 0o600),
+    }
 
 
 def test_an_agent_lets_in_whom_the_command_made(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -194,6 +194,14 @@ def test_a_command_that_takes_too_long(shared_agent: RunningAgent) -> None:
 # --- what can be wrong ------------------------------------------------------------------------------------------------------------
 
 
+def publish(url: str, event: str) -> None:
+    async def send() -> None:
+        async with clacks.connect(url) as bus:
+            await bus.send(event)
+
+    asyncio.run(send())
+
+
 def failing(function: Any, *arguments: Any, **options: Any) -> ClacksError:
     with pytest.raises(ClacksError) as caught:
         function(*arguments, **options)
@@ -211,6 +219,14 @@ def test_errors_when_it_is_made(shared_agent: RunningAgent) -> None:
     assert "line 1" in str(error)
     assert failing(AMQPEventConsumer, url, event="Nothing").code == "schema-unknown"
     assert failing(AMQPEventConsumer, url.replace("org.clacks", "org.other")).code == "address-unknown"
+
+
+def test_what_the_agent_would_not_take_is_not_sent(shared_agent: RunningAgent) -> None:
+    text = phone("x" * 3 * Limits().size)
+    assert failing(publish, shared_agent.url(), text).code == "message-too-large"
+    with AMQPServiceProxy(shared_agent.url()) as proxy:
+        assert failing(proxy.sendEvent, text).code == "message-too-large"
+        assert proxy.sendEvent(phone()) is True
 
 
 def test_something_else_on_the_port() -> None:
@@ -233,6 +249,7 @@ def test_something_else_on_the_port() -> None:
         ("amqp://localhost", "amqp://localhost:5672/org.clacks"),
         ("amqps://a:b@host", "amqps://a@host:5671/org.clacks"),
         ("amqps://a%40b:c%2Fd@[::1]:7/org.x", "amqps://a@b@[::1]:7/org.x"),
+        ("amqp://a:b@c@host", "amqp://a@host:5672/org.clacks"),
     ],
 )
 def test_urls(text: str, shown: str) -> None:
@@ -253,6 +270,10 @@ def test_no_error_shows_a_password() -> None:
                 assert error.code == "url-invalid"
                 assert "secret" not in "".join(traceback.format_exception(error))
                 assert "1234" not in str(error)
+    for password in ("secret/x", "secret?", "x#secret", "secret,x", "12,secret", "secret x", "[secret"):
+        error = failing(parse_urls, f"amqp://admin:{password}@host")
+        assert (error.code, "secret" in str(error)) == ("url-invalid", False), password
+        assert "%2C" in str(error) or password == "12,secret"
 
 
 # --- the agent goes and comes back ------------------------------------------------------------------------------------------------

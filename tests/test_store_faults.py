@@ -30,7 +30,7 @@ from clacks.agent.broker.journal import Journal
 from clacks.agent.broker.store import LAYOUT, Batch, Store, StoredEvent, StoredSubscription
 from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Condition, Connection, Credentials, Draft, Options, Rejected, Terminus, connect
 from clacks.common.components.client import BusClient
-from clacks.common.errors import EXIT_FAILED, ClacksError
+from clacks.common.errors import EXIT_FAILED, EXIT_USAGE, ClacksError
 from kills import Machine, Process, play
 from support import End, run, until
 from test_durable import DOMAIN, Scene, numbers, phone, receive, scene
@@ -453,11 +453,11 @@ def start(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], env=environment, text=True, capture_output=True, timeout=60, **options)
 
 
-def refused(ended: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert ended.returncode == EXIT_FAILED, ended.stderr
+def refused(ended: subprocess.CompletedProcess[str], *words: str, exit_code: int = EXIT_FAILED) -> None:
+    assert ended.returncode == exit_code, ended.stderr
     assert "ready" not in ended.stdout
     assert "Traceback" not in ended.stderr
-    for word in ("cannot be written or read", *words):
+    for word in ("cannot be written or read", *words) if exit_code == EXIT_FAILED else words:
         assert word in ended.stderr
 
 
@@ -502,7 +502,7 @@ def test_a_later_layout(tmp_path: Path) -> None:
 
 def test_a_second_agent(tmp_path: Path) -> None:
     store = Store(made(tmp_path))
-    refused(start(tmp_path), "another agent")
+    refused(start(tmp_path), "another agent uses it", "another --state-dir", exit_code=EXIT_USAGE)
     store.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import time
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from heapq import nlargest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import __version__
 from ..amqp import Condition, Gate, Listener, Options, serve
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clacks.agent")
 audit = logging.getLogger("clacks.audit")
+
+# What to do when there can be no listener.
+_LISTEN_HINTS: Final = {
+    errno.EADDRINUSE: "Is another agent running? Give another --listen or --listen-tls.",
+    errno.EACCES: "A port below 1024 wants a right of its own (CAP_NET_BIND_SERVICE). Give another --listen or --listen-tls.",
+}
 
 # Subscriptions that a status shows: 300 KB of the megabyte that a client takes, and 2 ms.
 STATUS_SUBSCRIPTIONS = 500
@@ -124,7 +131,7 @@ class Agent:
                 self._stop_listening()
                 raise ClacksError(
                     "config-invalid", source=place, reason=f"it cannot be listened on: {error.strerror or error}",
-                    hint="Is another agent running? Give another --listen or --listen-tls.",
+                    hint=_LISTEN_HINTS.get(error.errno or 0, "Is that an address of this machine?"),
                 ) from error  # fmt: skip
             shown = f"[{host}]" if ":" in host else host
             self.listeners.append((f"{scheme}://{shown}:{listener.address[1]}/{config.domain}", listener))

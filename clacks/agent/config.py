@@ -34,6 +34,10 @@ def default_node_id() -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname())[:63].strip("-") or "node"
 
 
+# What clients are told by the environment; none of these is a setting.
+CLIENTS_VARIABLES: Final = frozenset({"CLACKS_URL", "CLACKS_CA_FILE", "CLACKS_CERT_FILE", "CLACKS_KEY_FILE", "CLACKS_DEBUG"})
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the table. `name` is the key in the file, with its table in front: limits.event_size is CLACKS_LIMITS_EVENT_SIZE."""
@@ -352,6 +356,15 @@ class Config:
     @property
     def limits(self) -> Limits:
         return Limits(self.limits_event_size, self.limits_depth, self.limits_elements, self.limits_attributes, self.limits_names)
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the environment that look like one of a setting and are none, with the one that is probably meant."""
+    from difflib import get_close_matches
+
+    variables = [setting.variable for setting in SETTINGS]
+    unknown = [name for name in environ if name.startswith("CLACKS_") and name not in {*variables, *CLIENTS_VARIABLES}]
+    return {name: close[0] for name in sorted(unknown) if (close := get_close_matches(name, variables, 1, 0.85))}
 
 
 def load(path: Path | None = None, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:

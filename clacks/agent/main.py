@@ -22,7 +22,7 @@ from ..common.errors import EXIT_DONE, EXIT_FAILED, ClacksError
 from .access import ADMINISTRATORS
 from .agent import Agent
 from .audit import Rationed
-from .config import Config, load
+from .config import Config, load, misspelt
 from .node import notify
 from .users import UserBook, make_user
 
@@ -93,6 +93,8 @@ def run(config_file: Path | None, flags: Mapping[str, Any], *, is_demo: bool = F
     if is_demo:
         config, users = demo(config, flags)
     set_up_log(config)
+    for name, meant in misspelt(os.environ).items():
+        logging.getLogger("clacks.agent").warning("unknown variable", extra={"variable": name, "hint": f"did you mean {meant}?"})
     sys.setswitchinterval(SWITCH_INTERVAL)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config, users))

@@ -121,14 +121,24 @@ def write_users(path: Path, users: Mapping[str, User]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, readable by its owner only. Raises ClacksError config-invalid if it cannot be written."""
+    """Replace a file at once, readable by its owner only. Raises ClacksError config-invalid if it cannot be written.
+
+    Root leaves it to whom it belongs, or the folder if there was none: `sudo clacks user add` must not lock the agent's user out.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(text)  # mkstemp makes it readable by its owner only
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+            try:
+                file.write(text)  # mkstemp makes it readable by its owner only
+                file.flush()
+                os.fsync(file.fileno())
+                if os.geteuid() == 0:
+                    owner = (path if path.exists() else path.parent).stat()
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError as error:
         raise _invalid(str(path), str(error), "Check the folder and its permissions.") from error
 

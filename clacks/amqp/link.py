@@ -416,10 +416,10 @@ class Receiver(Link):
             self._partial = None
 
     def _too_large(self, delivery: Any, size: int) -> None:
-        """Take the rest of the delivery and throw it away, then detach (2.6.3: message-size-exceeded).
+        """Take the rest of the delivery and throw it away, reject it, then detach (2.6.3: message-size-exceeded).
 
-        Detached at once, the link would leave the rest in the session's window, and the session's other links without one. Who goes on
-        and on loses the connection.
+        Settled without an outcome it would count as accepted where it comes from. Detached at once, the link would leave the rest in the
+        session's window, and the session's other links without one. Who goes on and on loses the connection.
         """
         self._finished()
         self._discarded += size
@@ -427,6 +427,7 @@ class Receiver(Link):
             self._discarded += size
         condition = Condition("amqp:link:message-size-exceeded", f"A message on this link may have {self._max_size} bytes. Send less.")
         if not _partial(delivery):
+            write_outcome(delivery, Rejected(condition))
             _settle(delivery)
             self._end_with(condition)
         elif self._discarded > DISCARD_FACTOR * self._max_size:

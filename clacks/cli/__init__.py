@@ -6,15 +6,24 @@ imports this package.
 
 from __future__ import annotations
 
+import os
 import sys
 
 # What a shell reports of a program that SIGINT ended: 128 + 2.
 EXIT_INTERRUPTED = 130
 
 
+def _open_standard_streams() -> None:
+    """What the caller has closed (`>&-`, as some daemons do) becomes /dev/null; else a socket would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def clacks() -> None:
     """The console script `clacks`."""
     try:
+        _open_standard_streams()
         from .main import clacks as program
 
         program(prog_name="clacks")
@@ -25,6 +34,7 @@ def clacks() -> None:
 def clacks_agent() -> None:
     """The console script `clacks-agent`."""
     try:
+        _open_standard_streams()
         from .agent import clacks_agent as program
 
         program(prog_name="clacks-agent")
@@ -35,6 +45,7 @@ def clacks_agent() -> None:
 def send_event() -> None:
     """The console script `sendEvent`."""
     try:
+        _open_standard_streams()
         from .sendevent import send_event as program
 
         program(prog_name="sendEvent")

@@ -72,6 +72,12 @@ class Group(_WithExamples, click.Group):
 
     command_class = Command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its first sentence, which click cuts off where the line ends."""
+        rows = [(name, command.get_short_help_str(sys.maxsize)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 def version_option(name: str) -> Callable[[F], F]:
     return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")

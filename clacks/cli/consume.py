@@ -13,6 +13,7 @@ import click
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
 from .command import Command, json_option
+from .filter import filter_text
 from .output import console, counted, print_json, printable, printable_xml, styled
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
     examples="""
         clacks consume
         clacks consume "/*:Event/*:PhoneStatus[*:Status = 'busy']"
+        clacks consume filter.xq
         clacks consume --event PuppetReport "//*:Level = ('err', 'crit')"
         clacks consume --event UserSession --count 1 --timeout 60 --format xml
         clacks consume --format json | jq .content.Status
@@ -55,7 +57,7 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
         clacks consume --dead-letters
     """,
 )
-@click.argument("xquery", required=False)
+@click.argument("query", metavar="[QUERY|FILE]", required=False)
 @click.option("--event", metavar="NAME", help="Only events of this name.")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="End after N events.")
 @click.option("--timeout", metavar="S", type=click.FloatRange(min=0, min_open=True), help="End after S seconds.")
@@ -63,8 +65,8 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
     "--format", "form", type=click.Choice(["pretty", "xml", "json"]), default="pretty", show_default=True,
     help="xml and json print one event a line; json adds what the bus knows about it.",
 )  # fmt: skip
-@click.option("--durable", metavar="NAME", default="", help="Keep events under this name on the agent's disk, also while nobody consumes.")
-@click.option("--shared", metavar="NAME", default="", help="Share the events with all who use this name. With --durable: the same name.")
+@click.option("--durable", metavar="NAME", help="Keep events under this name on the agent's disk, also while nobody consumes.")
+@click.option("--shared", metavar="NAME", help="Share the events with all who use this name. With --durable: the same name.")
 @click.option("--max-age", metavar="T", callback=_age, help="Durable: drop what is older; 30s, 15m, 12h, 7d, or seconds.")
 @click.option("--max-bytes", metavar="B", callback=_size, help="Durable: drop the oldest when more waits; 64M, 1G (MiB, GiB), or bytes.")
 @click.option(
@@ -76,22 +78,23 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
 @url_option
 @json_option
 def consume(
-    xquery: str | None, event: str | None, count: int | None, timeout: float | None, form: str, dead_letters: bool, url: str, as_json: bool,
+    query: str | None, event: str | None, count: int | None, timeout: float | None, form: str, dead_letters: bool, url: str, as_json: bool,
     **keep: Any,
 ) -> None:  # fmt: skip
     """Print events as they come.
 
-    Those that XQUERY matches, or all of them, until Ctrl-C.
+    Those that QUERY (XQuery) matches, or all of them, until Ctrl-C. What names an existing file is that file, - is the standard input.
 
-    The context of XQUERY is the event's document; `*:Event` stands for the name Event in whatever namespace.
+    The context of QUERY is the event's document; `*:Event` stands for the name Event in whatever namespace.
 
     A durable subscription stays after the end, and events wait for it: `clacks subscriptions delete NAME` deletes it.
 
     With --timeout the exit code is 6 if no event came until then, or with --count fewer than that.
     """
     _check(keep)
-    if dead_letters and (xquery is not None or event or any(keep.values())):
+    if dead_letters and (query is not None or event or any(keep.values())):
         raise click.UsageError("--dead-letters are one queue of yours: leave out the filter, --event, and what says how events are kept.")
+    xquery = None if query is None else filter_text(query)
 
     async def work(bus: BusClient) -> None:
         import asyncio
@@ -129,6 +132,8 @@ def consume(
 def _check(keep: dict[str, Any]) -> None:
     """What the agent would refuse in words of the wire. Raises click.UsageError."""
     durable, shared = keep["durable"], keep["shared"]
+    if "" in (durable, shared):  # a variable of a script that is not set must not make a live subscription of a durable one
+        raise click.UsageError("A subscription that is kept or shared has a name, and this one is empty.")
     if durable and shared and durable != shared:
         raise click.UsageError(f"A subscription has one name. Give --durable {durable} --shared {durable}.")
     for option in ("max_age", "max_bytes"):

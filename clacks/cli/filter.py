@@ -74,15 +74,16 @@ def check(query: str, as_json: bool) -> None:
 
     Exit codes: 0 it compiles, 2 it does not, and the place of the mistake is shown.
     """
-    compiled = _compiled(_filter_text(query))
+    compiled = _compiled(filter_text(query))
     if as_json:
         found = {"valid": True, "tier": compiled.tier, "cost": compiled.cost, "reason": compiled.cost_reason}
         found |= dict(zip(("line", "column"), compiled.cost_place, strict=True))
-        print_json({**found, "conditions": list(compiled.conditions), "properties": compiled.external})
+        more = {"conditions": list(compiled.conditions), "properties": compiled.external, "no_namespace": list(compiled.bare)}
+        print_json({**found, **more})
         return
     click.echo(styled("The filter compiles.", fg="green", bold=True))
     shown = {"answered by": _answered_by(compiled), "looked for": _looked_for(compiled), "properties": _properties(compiled)}
-    for title, lines in {**shown, "cost": _cost(compiled)}.items():
+    for title, lines in {**shown, "names": _bare(compiled), "cost": _cost(compiled)}.items():
         for number, line in enumerate(lines):
             click.echo(f"  {styled(f'{title if not number else str():12}', bold=True)} {line}")
 
@@ -116,7 +117,7 @@ def test(ctx: click.Context, query: str, events: tuple[str, ...], properties: tu
     if [query, *events].count("-") > 1:
         raise click.UsageError("The standard input can be read once: give - for the filter or for one event.")
     variables: dict[str, object] = dict(_pair(text) for text in properties)
-    compiled = _compiled(_filter_text(query))
+    compiled = _compiled(filter_text(query))
     bodies = [(_name(event), _read(event)) for event in events]
     worst, found = EXIT_DONE, []
     for name, body in bodies:
@@ -177,7 +178,7 @@ def _name(place: str) -> str:
     return "standard input" if place == "-" else visible(click.format_filename(place))
 
 
-def _filter_text(query: str) -> str:
+def filter_text(query: str) -> str:
     """A filter's text, from where it is. A folder's name (`.`, `/`) is a query."""
     if query == "-" or (os.path.exists(query) and not os.path.isdir(query)):
         try:
@@ -299,6 +300,14 @@ def _looked_for(compiled: Filter) -> list[str]:
 def _properties(compiled: Filter) -> list[str]:
     """The application properties that the filter asks for, with the types it wants."""
     return [f"${visible(name)}{f' as {kind}' if kind else ''}" for name, kind in compiled.external.items()]
+
+
+def _bare(compiled: Filter) -> list[str]:
+    """The names that most likely find nothing in an event."""
+    return [
+        f"{name} is in no namespace (line {line}, column {column}); elements of events mostly are in one: *:{name} finds them"
+        for name, (line, column) in ((visible(name), place) for name, place in compiled.bare.items())
+    ]
 
 
 def _cost(compiled: Filter) -> list[str]:

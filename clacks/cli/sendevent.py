@@ -87,11 +87,13 @@ def _event(name: str | None, fields: tuple[str, ...], file: Path | None) -> byte
             return file.read_bytes()
         except OSError as error:
             raise click.UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+    assert name is not None
+    if not fields and set(name) & set("./") and Path(name).is_file():  # no event is called event.xml
+        raise click.UsageError(f"{click.format_filename(name)} is a file. Send what is in it with --file.")
     from lxml import etree
 
     from .fields import build_event
 
-    assert name is not None
     element = build_event(name, fields)
     etree.indent(element)
     return etree.tostring(element, encoding="utf-8", xml_declaration=False) + b"\n"

@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
         clacks user add admin --admin --state-dir /var/lib/clacks
         pwgen 20 1 | tee secret | clacks user add robot --password-stdin
         clacks user passwd anna
+        clacks user groups anna telephony
         clacks user remove anna --config /etc/clacks/agent.toml
         clacks user list
     """,
@@ -176,6 +177,26 @@ def certify(name: str, certificate: tuple[str, ...], **place: Path | None) -> No
     _write(path, users, f"changed: the certificates of {name}")
 
 
+@user.command(
+    examples="""
+        clacks user groups anna telephony operators
+        clacks user groups anna admin
+        clacks user groups anna
+    """,
+)
+@click.argument("name")
+@click.argument("groups", metavar="[GROUP]...", nargs=-1)
+@_place
+def groups(name: str, groups: tuple[str, ...], **place: Path | None) -> None:
+    """Put the user NAME into these groups.
+
+    What is given replaces what was; nothing given, NAME is in none. Rules are about groups; those in the group admin may do everything.
+    """
+    path, users = _read(place)
+    users[name] = replace(_known(path, users, name), groups=frozenset(groups))
+    _write(path, users, f"changed: the groups of {name}")
+
+
 @user.command(examples="clacks user remove anna")
 @click.argument("name")
 @_place
@@ -206,9 +227,13 @@ def list_(as_json: bool, **place: Path | None) -> None:
     """List the users."""
     path, users = _read(place)
     if as_json:
-        print_json([{"name": name, "groups": sorted(found.groups)} for name, found in sorted(users.items())])
+        print_json([
+            {"name": name, "groups": sorted(found.groups), "certificates": sorted(found.certificates)}
+            for name, found in sorted(users.items())
+        ])  # fmt: skip
     elif users:
-        print_table(["user", "groups"], [[name, ", ".join(sorted(found.groups))] for name, found in sorted(users.items())])
+        rows = [[name, ", ".join(sorted(found.groups)), ", ".join(sorted(found.certificates))] for name, found in sorted(users.items())]
+        print_table(["user", "groups", "certificates"], rows, seldom=["certificates"])
     else:
         click.echo(f"No users in {path}. `clacks user add NAME` makes one.")
 

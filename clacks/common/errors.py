@@ -57,6 +57,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:resource-limit-exceeded", EXIT_INVALID, 413),
     ("event-too-large", "The event has {found} bytes; the limit is {limit}. Send less, or raise limits.event_size in the agent's"
      " configuration.", "amqp:link:message-size-exceeded", EXIT_INVALID, 413),
+    ("message-too-large", "The message has {found} bytes; the other end takes {limit} at most. Send less, or raise limits.event_size in the"
+     " agent's configuration.", "amqp:link:message-size-exceeded", EXIT_INVALID, 413),
     ("event-empty", "The message has no body. Send the event's XML in a data section or as a string value.",
      "amqp:decode-error", EXIT_INVALID, 400),
     ("event-body-type", "The message's body is {found}. Send the event's XML in a data section or as a string or binary value.",
@@ -138,7 +140,7 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:invalid-field", EXIT_USAGE, 400),
     ("unreachable", "No agent can be reached at {url}: {reason}. Is it running? `clacks-agent --demo` starts one here.",
      "amqp:connection:forced", EXIT_UNREACHABLE, 502),
-    ("tls-untrusted", "The certificate of {url} is not trusted: {reason}. Name its CA in CLACKS_CA_FILE.", "amqp:connection:forced",
+    ("tls-untrusted", "The certificate of {url} is not trusted: {reason}. {hint}", "amqp:connection:forced",
      EXIT_UNREACHABLE, 502),
     ("password-exposed", "A password is never sent to {host} over plain TCP. Use amqps://, or a mechanism that keeps it secret.",
      "amqp:not-allowed", EXIT_NOT_PERMITTED, 403),

@@ -31,8 +31,7 @@ def environment_certificate() -> Certificate | None:
 def client_context(*, loopback: bool, certificate: Certificate | None = None) -> ssl.SSLContext:
     """A context that verifies the server's certificate and name, and shows `certificate` to a server that asks for one.
 
-    `loopback`: the server's name stands for this machine only. Raises OSError if CLACKS_CA_FILE cannot be read, ClacksError
-    config-invalid for a certificate that cannot be used.
+    `loopback`: the server's name stands for this machine only. Raises ClacksError config-invalid for a file that cannot be used.
     """
     named = os.environ.get("CLACKS_CA_FILE")
     local = data_home() / CA_FILE
@@ -42,11 +41,19 @@ def client_context(*, loopback: bool, certificate: Certificate | None = None) ->
         context.load_verify_locations(local)
         context.set_default_verify_paths()
     else:
-        context = ssl.create_default_context(cafile=named) if named else ssl.create_default_context()
+        context = _trusting(named) if named else ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if certificate is not None:
         _show(context, certificate)
     return context
+
+
+def _trusting(named: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=named)
+    except OSError as error:
+        reason = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+        raise ClacksError("config-invalid", source=named, reason=reason, hint="Check CLACKS_CA_FILE.") from error
 
 
 def _show(context: ssl.SSLContext, certificate: Certificate) -> None:

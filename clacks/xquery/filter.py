@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from . import template
+from . import syntax, template
 from .atoms import YES
 from .compiled import Compiled, compile_module
 from .errors import FilterError, position
@@ -58,6 +58,18 @@ class Filter:
     def external(self) -> dict[str, str]:
         """The external variables by name with their declared types, as `xs:integer?`; an empty text where none is declared."""
         return {one.name: "" if one.type is None else type_text(one.type) for one in self.compiled.externals}
+
+    @property
+    def bare(self) -> dict[str, tuple[int, int]]:
+        """The elements in no namespace that the filter names, with line and column: a name without a prefix, where events, which are in
+        one, mostly have nothing. Parses again, as `cost_place`."""
+        module = parse(self.text)
+        found: dict[str, tuple[int, int]] = {}
+        for one in syntax.walk(module.body):
+            test = one.test if isinstance(one, syntax.Step) and one.axis != "attribute" else None
+            if isinstance(test, syntax.NameTest) and test.uri == "" and test.local is not None:
+                found.setdefault(test.local, position(module.text, one.at))
+        return found
 
     @property
     def tier(self) -> str:

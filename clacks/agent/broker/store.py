@@ -80,7 +80,7 @@ class Store:
     """One file. Made and used by any threads, `write` and `close` by one at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes it. Raises ClacksError store-failed."""
+        """Opens or makes it. Raises ClacksError: store-failed, or config-invalid if another agent has it open."""
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -93,8 +93,10 @@ class Store:
             elif layout > LAYOUT:
                 raise failed(f"{path} is of a later version of Clacks")
         except (OSError, sqlite3.Error) as error:
-            busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-            raise failed(f"{path}: {'another agent uses it' if busy else error}") from error
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                hint = "Stop that one, or give this one another --state-dir."
+                raise ClacksError("config-invalid", source=str(path), reason="another agent uses it", hint=hint) from error
+            raise failed(f"{path}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)

@@ -15,6 +15,14 @@ from .url import Url
 
 CONNECT_SECONDS: Final = 10.0
 
+# What OpenSSL calls it when the answer to its hello is no TLS; the second one since OpenSSL 3.2.
+NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+
+# What to do about a certificate that is not trusted, by OpenSSL's number of what is wrong with it (X509_V_ERR_*).
+_ANOTHER: Final = "The agent needs another one (`clacks cert server`), or a clock is wrong."
+_NAME: Final = "Reach the agent by a name that is in it, or give the agent another one (`clacks cert server`)."
+_TRUST_HINTS: Final = {9: _ANOTHER, 10: _ANOTHER, 62: _NAME, 64: _NAME}
+
 Dial = Callable[[Url], Awaitable[Connection]]
 
 
@@ -36,14 +44,20 @@ async def dial(url: Url, certificate: Certificate | None = None) -> Connection:
     except TimeoutError as error:
         raise ClacksError("unreachable", url=url, reason=f"no answer within {CONNECT_SECONDS:g} s") from error
     except ssl.SSLCertVerificationError as error:
-        raise ClacksError("tls-untrusted", url=url, reason=error.verify_message) from error
+        hint = _TRUST_HINTS.get(error.verify_code, "Name its CA in CLACKS_CA_FILE.")
+        raise ClacksError("tls-untrusted", url=url, reason=error.verify_message, hint=hint) from error
     except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
+            raise ClacksError("unreachable", url=url, reason="what answers there does not speak TLS, so it may be amqp://") from error
         known = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
         raise ClacksError("unreachable", url=url, reason=os.strerror(error.errno or 0) if known else str(error)) from error
     except SaslFailure as error:
         raise _not_let_in(url, error) from error
     except AmqpError as error:
-        raise ClacksError("unreachable", url=url, reason=str(error.condition)) from error
+        reason = str(error.condition)
+        if not url.secure and error.condition.name == "amqp:connection:forced" and not error.condition.info:
+            reason = f"{error.condition.description}, as one does that expects TLS (amqps://)"
+        raise ClacksError("unreachable", url=url, reason=reason) from error
 
 
 def _not_let_in(url: Url, error: SaslFailure) -> ClacksError:

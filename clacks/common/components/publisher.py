@@ -18,12 +18,15 @@ class Publisher(LinkUser):
         """`url` is how errors call the other end."""
         self.link = link
         self._url = url
+        self._limit = link.remote_max_message_size
         self._sent: set[asyncio.Future[Outcome]] = set()
         self._queue: deque[tuple[bytes, asyncio.Future[Outcome]]] = deque()
         link.handler = self
 
     async def send(self, encoded: bytes) -> Outcome:
-        """Raises ClacksError if the link ends before the outcome is known."""
+        """Raises ClacksError: message-too-large, and why the link ended if it did before the outcome is known."""
+        if 0 < self._limit < len(encoded):  # it would cost all that is sent on the link meanwhile, too
+            raise ClacksError("message-too-large", found=len(encoded), limit=self._limit)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((encoded, future))
         self.credit(self.link)

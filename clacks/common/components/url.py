@@ -11,7 +11,7 @@ from ..errors import ClacksError
 
 DEFAULT_DOMAIN: Final = "org.clacks"
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
-_UNREADABLE: Final = "host and port cannot be read; in user and password, # is written %23, / %2F, ? %3F and [ %5B"
+_ESCAPES: Final = "in a password / ? # [ ] , and spaces are written as %2F %3F %23 %5B %5D %2C and %20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,16 @@ class Url:
 
 
 def parse_url(text: str, domain: str = DEFAULT_DOMAIN) -> Url:
-    """`domain` is taken where the URL has none. Raises ClacksError url-invalid."""
+    """`domain` is taken where the URL has none. Raises ClacksError url-invalid, which shows nothing that may be of a password."""
+    if set(text.partition("://")[2].rpartition("@")[0]) & set("/?#[]"):
+        raise ClacksError("url-invalid", url=_hidden(text), reason=_ESCAPES)
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
         # Without urlsplit's own words, and its error: what it takes for the port or the host may be a part of the password.
-        raise ClacksError("url-invalid", url=_hidden(text), reason=_UNREADABLE) from None
-    if "@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc:
-        raise ClacksError("url-invalid", url=_hidden(text), reason=_UNREADABLE)
+        reason = f"its port is no number up to 65535, or its host is none; {_ESCAPES}"
+        raise ClacksError("url-invalid", url=_hidden(text), reason=reason) from None
     if parts.scheme not in _PORTS:
         raise ClacksError("url-invalid", url=_hidden(text), reason="it begins neither with amqp:// nor with amqps://")
     if not parts.hostname:
