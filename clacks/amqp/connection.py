@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
         self._links: dict[Any, Sender | Receiver] = {}
         self._sessions: set[Any] = set()
         self._own_sessions: dict[Any, int] = {}  # with their links; one that is for a single link counts as full before it
+        self._leaving: set[tuple[Any, str, bool]] = set()  # links of ours with a detach to be written: an attach goes before it
         self._attaching: deque[Sender | Receiver] = deque()
         self._names = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -211,7 +212,7 @@ class Connection(asyncio.Protocol):
         alone: bool = False,
     ) -> Sender | Receiver:  # fmt: skip
         self._living()
-        session = self._own_session(alone=alone)
+        session = self._own_session(receives=receives, alone=alone, name=name)
         self._names += 1
         link = open_link(
             self, session, name or f"{self.options.container_id}-{self._names}", source, target,
@@ -221,11 +222,15 @@ class Connection(asyncio.Protocol):
         self._own_sessions[session] += 1
         return link
 
-    def _own_session(self, *, alone: bool) -> Any:
-        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links."""
+    def _own_session(self, *, receives: bool, alone: bool, name: str | None) -> Any:
+        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links. The engine of the peer ends the connection if
+        one has two links of one name and direction; a name is free when both sides have detached, and have written that."""
         if not alone:
+            same = [link for link in self._links.values() if link.name == name and isinstance(link, Receiver) == receives] if name else []
+            taken = {lib.pn_link_session(link._pointer) for link in same}
+            taken.update(session for session, *former in self._leaving if former == [name, receives])
             for session, links in self._own_sessions.items():
-                if links < LINKS_PER_SESSION:
+                if links < LINKS_PER_SESSION and session not in taken:
                     return session
         session = lib.pn_session(self._living().connection)
         lib.pn_session_set_incoming_capacity(session, self.options.session_capacity)
@@ -546,6 +551,9 @@ class Connection(asyncio.Protocol):
             else:
                 lib.pn_link_detach(pointer)
         session = lib.pn_link_session(pointer)
+        if session in self._own_sessions:
+            self._leaving.add((session, link.name, isinstance(link, Receiver)))
+            self.touch()
         link.release()
         self._leave_session(session)
 
@@ -576,6 +584,8 @@ class Connection(asyncio.Protocol):
             out.write(_unpack(buffer, size))
             _pop(transport, size)
             pending = _pending(transport)
+        if pending <= 0:
+            self._leaving.clear()
         self._dispatch(engine)
         waiting = sum(map(_outgoing_bytes, self._sessions))  # for the peer's session window (2.5.6), or for the socket
         self.room = 0 if self.paused else OUTPUT_LIMIT - waiting
