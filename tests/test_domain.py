@@ -807,10 +807,10 @@ async def test_a_queue_that_the_broker_lost_stops_nobody_else(domain: Domain) ->
     management.connection.abort()
 
 
-@on("one")
+@on("one", **{"durable.bytes": 60_000})
 async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domain: Domain) -> None:
     anna = await domain.guest("anna")
-    kept = await anna.subscribe(durable="kept", max_bytes=60_000, overflow="refuse")
+    kept = await anna.subscribe(durable="kept")
     await anna.publish(*(phone(number) for number in range(600)))
     _, end = await anna.consume(kept)
     await until(lambda: len(end.received) >= 600, "all of them")
