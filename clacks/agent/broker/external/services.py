@@ -26,12 +26,12 @@ _GRACE: Final = 60.0
 
 
 class Services:
-    """The provider of these commands."""
+    """The provider of these commands. Each checks what its caller may do: a rule that lets somebody subscribe is enough."""
 
     def __init__(self, broker: ExternalBroker) -> None:
         self._broker = broker
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def subscribe(
         self, user: str, filters: Sequence[str] = (), event: str = "", durable: str = "", shared: str = "",
         max_age: float | None = None, max_bytes: int | None = None, overflow: str = "", replace: bool = False,
@@ -109,7 +109,7 @@ class Services:
             arguments["x-message-ttl"] = int(max_age * 1000)
         return arguments
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     def renew(self, user: str, ids: Sequence[str]) -> list[str]:
         """Go on with live subscriptions for another lease; the answer are those that there are not (any more)."""
         control = self._broker.control
@@ -117,7 +117,7 @@ class Services:
         unknown = [str(one) for one in ids if str(one) not in own]
         return unknown + control.renew(own)
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
         """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
         known = self._broker.control.domain.subscription(str(id))
