@@ -223,8 +223,8 @@ class Connection(asyncio.Protocol):
         return link
 
     def _own_session(self, *, receives: bool, alone: bool, name: str | None) -> Any:
-        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links. The engine of the peer ends the connection if
-        one has two links of one name and direction; a name is free when both sides have detached, and have written that."""
+        """A session of ours for another link. Brokers have limits: RabbitMQ that of 256 links. The peer's engine ends the connection if one
+        has two links of one name and direction; a name is free when both sides have detached, and have written that."""
         if not alone:
             same = [link for link in self._links.values() if link.name == name and isinstance(link, Receiver) == receives] if name else []
             taken = {lib.pn_link_session(link._pointer) for link in same}

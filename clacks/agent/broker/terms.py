@@ -102,8 +102,8 @@ def read_terms(
 def read_limits(
     name: str, durable: bool, overflow: Any, max_age: Any, max_bytes: Any, live: Sequence[Overflow] = LIVE_OVERFLOWS
 ) -> tuple[Overflow, float | None, int | None]:
-    """What a full queue does, and what may be lost, of what somebody asks for (None: nothing); `live` are the policies that are offered for a
-    live subscription. Raises ClacksError link-refused for what does not go together."""
+    """What a full queue does, and what may be lost, of what somebody asks for (None: nothing); `live` are the policies that a live
+    subscription may have. Raises ClacksError link-refused for what does not go together."""
     if name.partition("|")[0] == DEAD_LETTERS:
         raise _refused(f"{DEAD_LETTERS} is the name of your dead letters; take another one")
     age, size = _amount("max-age", max_age), _amount("max-bytes", max_bytes)

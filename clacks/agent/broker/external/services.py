@@ -127,6 +127,12 @@ class Services:
             await self._broker.control.unsubscribe(known.id, f"by {user}")
         return True
 
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
+    def whyEnded(self, user: str, id: str) -> dict[str, Any] | None:  # noqa: A002
+        """Why a subscription of yours has ended, as an error; null where you have ended it yourself, or not renewed it, or long ago."""
+        error = self._broker.ends.why(user, str(id))
+        return None if error is None else error.to_json()
+
 
 def terms_of(known: Known) -> Terms:
     """The terms of a subscription that the domain knows."""
