@@ -231,6 +231,10 @@ class RabbitMQ:
             f"ok = rabbit_auth_backend_internal:set_permissions({_binary(name)}, {_binary('/')}, {rights}, {_binary('tests')})."
         )
 
+    def remove_user(self, name: str) -> None:
+        self._accounts.pop(name, None)
+        self.evaluate(f"ok = rabbit_auth_backend_internal:delete_user({_binary(name)}, {_binary('tests')}).")
+
     def flush(self) -> None:
         """Write what RabbitMQ would write within a second: a younger quorum queue is lost in a crash, with all it has accepted."""
         self.evaluate("[ok = dets:sync(Table) || Table <- dets:all()].")

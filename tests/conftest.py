@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import User, UserBook, make_user
+
+if TYPE_CHECKING:
+    from buses import Bus
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEADLINE = 20.0  # seconds any condition may take on a busy machine before the test says which one it was
@@ -54,6 +57,7 @@ class RunningAgent:
     settings: dict[str, Any] = field(default_factory=dict)
     users: dict[str, User] | None = field(default_factory=lambda: dict(USERS))  # None: those of the users file, with the rules file
     rules: tuple[Rule, ...] = (OPEN,)
+    prepare: Callable[[Agent], Any] | None = None  # sees the agent before it starts
 
     def __enter__(self) -> RunningAgent:
         started = threading.Event()
@@ -65,6 +69,8 @@ class RunningAgent:
                 users = None if self.users is None else UserBook(self.users)
                 self.agent = Agent(load(None, flags, {}), users, self.rules)
                 self.loop = asyncio.get_running_loop()
+                if self.prepare is not None:
+                    self.prepare(self.agent)
                 self.urls = await self.agent.start()
             except BaseException as error:
                 self.failure = error
@@ -201,3 +207,15 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         pytest.skip(sentence)
     with broker:
         yield broker
+
+
+@pytest.fixture(scope="module", params=["embedded", "rabbitmq"])
+def bus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """A bus of the module's own, of either kind. Its tests leave it as they found it; a module may have `prepare_agent` and SETTINGS."""
+    from buses import running  # which runs agents as they are made here
+
+    module = request.module
+    prepare, settings = getattr(module, "prepare_agent", None), getattr(module, "SETTINGS", {})
+    folder = tmp_path_factory.mktemp(request.param)
+    with running(request.param, lambda: request.getfixturevalue("rabbitmq"), folder, prepare, **settings) as bus:
+        yield bus

@@ -553,15 +553,6 @@ def test_who_is_removed_between_password_and_open_is_told_so(tmp_path: Path) -> 
         scene(work)
 
 
-def test_a_client_that_was_removed_gives_up_with_the_reason(tmp_path: Path) -> None:
-    with running(tmp_path, EVERYTHING) as agent, AMQPEventConsumer(agent.url("anna", "x"), callback=lambda event: None) as consumer:
-        wait_for(lambda: agent.subscriptions, "it is there")
-        permit(agent, EVERYTHING, users={"admin": PEOPLE["admin"]})
-        with pytest.raises(ClacksError) as caught:
-            consumer.join()
-        assert caught.value.code == "user-removed"
-
-
 # --- files -----------------------------------------------------------------------------------------------------------------------
 
 WHOLE = """

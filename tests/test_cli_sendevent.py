@@ -121,17 +121,6 @@ def test_an_event_in_another_encoding_travels_as_it_is(agent: RunningAgent) -> N
     assert (result.exit_code, result.output.partition(" (")[0]) == (0, "accepted: ClientPoll")
 
 
-def test_every_problem_of_an_invalid_event_is_shown(agent: RunningAgent) -> None:
-    result = run(agent, "NodeStatus", "Id=a", "Load=much", "Latency=0", "Workers=x")
-    assert result.exit_code == 3
-    first, *problems = result.stderr.splitlines()
-    assert first == "error: The event NodeStatus does not fit its schema. `clacks schemas NodeStatus` shows what is expected."
-    assert [line.partition(" (line")[0].strip() for line in problems if line.startswith("  /")] == [
-        "/Event/NodeStatus/Load", "/Event/NodeStatus/Workers",
-    ]  # fmt: skip
-    assert sum(line.startswith("      expected: ") for line in problems) == 2
-
-
 def test_a_refusal_as_json(agent: RunningAgent) -> None:
     result = run(agent, "--json", "PhoneStatu")
     assert result.exit_code == 3

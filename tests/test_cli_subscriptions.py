@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,19 +83,6 @@ def settle_all(agent: RunningAgent, name: str, outcome: Outcome, count: int) -> 
 
 
 # --- consume ---
-
-
-def test_ctrl_c_detaches_and_the_next_one_gets_what_came_meanwhile(agent: RunningAgent, environment: dict[str, str]) -> None:
-    with consuming(agent, environment, "--durable", "billing") as process:
-        send(agent, 1)
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["content"]["CallerId"] == "1"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, errors) == (0, "")
-    send(agent, 2, 3)
-    assert consumed(agent, *PHONES, "--durable", "billing") == ["2", "3"]
-    assert consumed(agent, *PHONES, "--durable", "billing") == []
 
 
 def test_two_share(agent: RunningAgent, environment: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""The client library with the URL of a broker: as with that of an agent, on a real RabbitMQ.
+"""The client library with the URL of a broker, on a real RabbitMQ: what it does there that it does not do with an agent's.
 
-Most of it against a real agent of a domain. `StandIn` takes the agent's place for what cannot be had from one.
+`StandIn` takes an agent's place for what cannot be had from one. What is alike in both is in test_bus.py.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,12 @@ import clacks
 from brokers import ADMIN, AGENT, RabbitMQ
 from clacks.amqp import ACCEPTED, Connection, Draft, Message, Properties, Receiver, Sender
 from clacks.common.brokers import Broker, Management, recognise
-from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy
 from clacks.common.components import domain as domain_module
 from clacks.common.components.client import BusClient, Keep, dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from clacks.testing import sample
-from conftest import DEADLINE, RunningAgent, wait_for
+from conftest import RunningAgent
 from support import End, run, until
 
 BUSY = "//*:PhoneStatus[*:Status = 'busy']"
@@ -67,161 +64,6 @@ def cut(bus: BusClient) -> None:
     """The connection is gone, as when a cable is pulled."""
     assert bus._route is not None
     bus._route.connection.abort()
-
-
-def test_the_asyncio_api(url: str, agent: RunningAgent) -> None:
-    @run
-    async def scene() -> None:
-        async with clacks.connect(url) as bus:
-            assert list(await bus.call("getNodes")) == [agent.agent.node_id]
-            assert await bus.call("getSessionUser") == "admin"
-            async with bus.events(BUSY) as events:
-                await bus.send(PHONE, properties={"a": 1})
-                await bus.send(PHONE.replace(b"busy", b"idle"))
-                await bus.send(PHONE, ttl=60)
-                first, second = await anext(events), await anext(events)
-            assert (first.name, first.user, first.properties) == ("PhoneStatus", "admin", {"a": 1})
-            assert first.time is not None
-            assert first.id != second.id
-            assert first.tree.PhoneStatus.Status.text == "busy"
-        await until(lambda: not agent.subscriptions, "the subscription is ended")
-
-    scene()
-
-
-def test_what_the_agent_refuses_arrives_as_it_was_said(url: str, agent: RunningAgent) -> None:
-    @run
-    async def scene() -> None:
-        async with clacks.connect(url) as bus:
-            invalid = await failing(bus.send(PHONE.replace(b"CallerId", b"Nobody")))
-            assert (invalid.code, invalid.exit_code) == ("event-invalid", 3)
-            assert "Nobody" in str(invalid.problems[0])
-            assert (await failing(bus.send("<a/>"))).code == "event-root"
-            wrong = await failing(bus.events("1 +").open())
-            assert wrong.code == "filter-invalid"
-            assert "line 1, column" in str(wrong)
-            assert (await failing(bus.events(event="Nothing").open())).code == "schema-unknown"
-            assert (await failing(bus.call("getSchemas"))).code == "command-unknown"
-            assert (await failing(bus.request("getNodes", [], target="nowhere"))).code == "command-unserved"
-            assert (await failing(bus.events(dead_letters="look").open())).code == "address-unknown"
-            await bus.send(PHONE)  # none of this has hurt the connection
-        assert not agent.subscriptions
-
-    scene()
-
-
-def test_consumer_and_proxy(url: str, agent: RunningAgent) -> None:
-    seen: list[str] = []
-    with AMQPEventConsumer(url, xquery=BUSY, callback=lambda event: seen.append(event.PhoneStatus.CallerId.text)):
-        assert len(agent.subscriptions) == 1
-        with AMQPServiceProxy(url) as proxy, AMQPServiceProxy(url, target=f"core.{agent.agent.node_id}") as own:
-            assert proxy.sendEvent(PHONE) is True
-            assert own.getSessionUser() == "admin"
-            wait_for(lambda: seen, "the event arrives")
-    assert seen == ["012345"]
-    wait_for(lambda: not agent.subscriptions, "the subscription is ended")
-
-
-def test_deleting_a_consumer_ends_its_subscription(url: str, agent: RunningAgent) -> None:
-    consumer = AMQPEventConsumer(url)
-    assert len(agent.subscriptions) == 1
-    del consumer
-    wait_for(lambda: not agent.subscriptions, "the subscription is gone")
-
-
-def test_a_program_that_exits_says_goodbye(url: str, agent: RunningAgent) -> None:
-    program = f"from clacks.common.components import AMQPEventConsumer\nconsumer = AMQPEventConsumer({url!r}, callback=print)\n"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=DEADLINE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    wait_for(lambda: not agent.subscriptions, "the subscription is ended, long before its lease")
-
-
-def test_the_commands_of_the_shell(url: str, agent: RunningAgent, environment: dict[str, str]) -> None:
-    environment["CLACKS_URL"] = url
-    consume = [sys.executable, "-m", "clacks.cli", "consume", "--count", "1", "--timeout", "15", "--format", "xml", BUSY]
-    with subprocess.Popen(consume, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: agent.subscriptions, "it consumes")
-        send = "from clacks.cli.sendevent import send_event; send_event()"
-        fields = ["CallerId=1", "ReceiverId=2", "Status=busy"]
-        sent = subprocess.run([sys.executable, "-c", send, "PhoneStatus", *fields], env=environment, capture_output=True, text=True)
-        assert (sent.returncode, sent.stderr) == (0, "")
-        refused = subprocess.run([sys.executable, "-c", send, "-"], input="<a/>", env=environment, capture_output=True, text=True)
-        assert refused.returncode == 3
-        out, errors = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, errors) == (0, "")
-    assert "<CallerId>1</CallerId>" in out
-
-
-def test_a_callbacks_exception_ends_its_event_and_the_consumer_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    seen: list[str] = []
-
-    def callback(event: Any) -> None:
-        seen.append(event.PhoneStatus.CallerId.text)
-        if len(seen) == 1:
-            raise LookupError("my own fault")
-
-    with AMQPEventConsumer(url, xquery=BUSY, callback=callback), AMQPServiceProxy(url) as proxy:
-        for number in range(3):
-            proxy.sendEvent(numbered(number))
-        wait_for(lambda: len(seen) >= 3, "the others arrive")
-    assert seen == ["0", "1", "2"]
-    assert "LookupError: my own fault" in caplog.text
-
-
-def test_one_publishers_events_keep_their_order(url: str) -> None:
-    @run
-    async def scene() -> None:
-        async with clacks.connect(url) as bus, bus.events(event="PhoneStatus") as events:
-            await asyncio.gather(*(bus.send(numbered(number)) for number in range(300)))
-            assert [number_of(await anext(events)) for _ in range(300)] == list(range(300))
-            assert await asyncio.gather(*(bus.call("getSessionUser") for _ in range(50))) == ["admin"] * 50
-
-    scene()
-
-
-def test_what_was_fetched_ahead_of_a_durable_subscription_comes_again(url: str, agent: RunningAgent) -> None:
-    @run
-    async def scene() -> None:
-        keep = Keep(durable="ahead")
-        async with clacks.connect(url) as bus:
-            async with bus.events(BUSY, keep=keep) as events:
-                for number in range(5):
-                    await bus.send(numbered(number))
-                assert number_of(await anext(events)) == 0
-                await until(lambda: events._queue.qsize() == 4, "the others are fetched ahead")
-            await bus.send(numbered(5))
-        assert [one.terms.name for one in agent.subscriptions] == ["ahead"]
-        async with clacks.connect(url) as bus:
-            again = await bus.events(BUSY, keep=keep).open()
-            assert [number_of(await anext(again)) for _ in range(5)] == [1, 2, 3, 4, 5]
-            again.close(delete=True)
-        await until(lambda: not agent.subscriptions, "it is deleted")
-
-    scene()
-
-
-def test_a_consumer_may_leave_its_durable_subscription_or_delete_it(url: str, agent: RunningAgent) -> None:
-    AMQPEventConsumer(url, xquery=BUSY, durable="left").close()
-    seen: list[Any] = []
-    with AMQPServiceProxy(url) as proxy:
-        proxy.sendEvent(PHONE)
-    consumer = AMQPEventConsumer(url, xquery=BUSY, callback=seen.append, durable="left")
-    wait_for(lambda: seen, "what came meanwhile arrives")
-    consumer.delete()
-    wait_for(lambda: not agent.subscriptions, "it is deleted")
-
-
-def test_a_durable_subscription_that_is_deleted_ends_its_consumer(url: str, agent: RunningAgent) -> None:
-    @run
-    async def scene() -> None:
-        async with clacks.connect(url) as bus:
-            events = await bus.events(keep=Keep(durable="doomed")).open()
-            (known,) = agent.subscriptions
-            assert await bus.call("unsubscribe", known.id) is True
-            assert (await failing(anext(events))).code == "subscription-deleted"
-        assert not agent.subscriptions
-
-    scene()
 
 
 def test_nothing_is_lost_while_the_connection_is(url: str, agent: RunningAgent) -> None:
@@ -625,39 +467,5 @@ def test_what_subscribes_and_ends_leaves_nothing_behind(rabbitmq: RabbitMQ) -> N
             await until(lambda: len(route.connection._sessions) == sessions, "and their sessions")
             assert not bus._leases._held
             assert not route._answers._pending
-
-    scene()
-
-
-def test_a_broker_that_is_restarted(rabbitmq: RabbitMQ) -> None:
-    """`rabbitmq` is not asked; where it is left out, this is too."""
-
-    @run
-    async def scene() -> None:
-        with RabbitMQ() as broker:
-            url = f"{broker.url()}/restart"
-            async with clacks.connect(url) as bus, clacks.connect(url) as other:
-                async with StandIn.on(broker, "restart") as agent:
-                    events = await bus.events(BUSY).open()
-                    await other.send(numbered(1))
-                    assert number_of(await anext(events)) == 1
-                    agent.answers = 0
-                    lost = asyncio.create_task(other.send(numbered(2)))
-                    assert number_of(await anext(events)) == 2
-                    await asyncio.to_thread(broker.flush)
-                    await asyncio.to_thread(broker.kill)
-                    assert (await failing(lost)).code == "connection-lost"
-                assert (await failing(other.send(PHONE))).code == "unreachable"
-                await asyncio.to_thread(broker.start)
-                async with StandIn.on(broker, "restart") as agent:
-                    agent.queues["s1"] = "restart.sub.s1"
-                    await until(lambda: agent.asked("renew"), "the subscription is renewed")
-                    await other.send(numbered(3))
-                    seen: list[int] = []
-                    while 3 not in seen:
-                        seen.append(number_of(await anext(events)))
-                    assert agent.asked("subscribe") == []
-                    events.close()
-                    await until(lambda: agent.asked("unsubscribe") == [{"id": "s1"}], "it is ended")
 
     scene()

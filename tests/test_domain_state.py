@@ -736,6 +736,10 @@ def test_a_durable_name_is_one_subscription() -> None:
     [changed] = log.subscribe("4", name="n", filters=("g",), replace=True)
     assert isinstance(changed, SubscriptionChanged)
     assert (changed.after.id, changed.after.queue, changed.after.filters, changed.asked) == ("1", "q-1", ("g",), "4")
+    for other in ({"lease": 10.0}, {"shared": True}):
+        [refused] = log.subscribe("5", name="n", filters=("g",), replace=True, **other)
+        assert isinstance(refused, Refused)
+        assert refused.reason == "other-kind"
     assert isinstance(log.subscribe("5", user="v", name="n")[0], SubscriptionAdded)
     assert len(log.state.subscriptions) == 2
 

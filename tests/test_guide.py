@@ -1,4 +1,4 @@
-"""The guide's two scripts, unchanged, as processes against `clacks-agent --demo`."""
+"""The guide's two scripts, unchanged, as processes: against `clacks-agent --demo`, and against a domain on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
-from conftest import CHECKOUT, DEADLINE, AgentProcess, wait_for
+from brokers import AGENT, RabbitMQ
+from conftest import CHECKOUT, DEADLINE, AgentProcess, RunningAgent, wait_for
 
 GUIDE = CHECKOUT.parent / "shared" / "guide"
 FOLDERS = [CHECKOUT / "examples", *([GUIDE] if GUIDE.is_dir() else [])]
@@ -20,6 +25,40 @@ PRINTED = (
     r"    <ReceiverId>12343424</ReceiverId>\n    <Status>busy</Status>\n  </PhoneStatus>\n</Event>\n'"
 ).replace('\\"', '"')
 
+# Whether somebody has subscribed.
+Subscribed = Callable[[], Any]
+
+
+@contextmanager
+def embedded(environment: dict[str, str], folder: Path) -> Iterator[Subscribed]:
+    with AgentProcess(["--demo"], environment, folder / "agent.log", expected=2) as agent:
+        assert sorted(agent.urls) == ["amqp://localhost:5672/org.clacks", "amqps://localhost:5671/org.clacks"]
+        yield lambda: "subscribed" in agent.log.read_text()
+    assert agent.process.returncode == 0
+
+
+@contextmanager
+def on_rabbitmq(environment: dict[str, str], folder: Path) -> Iterator[Subscribed]:
+    ca = trustme.CA()
+    certificate = ca.issue_cert("localhost")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    environment["CLACKS_CA_FILE"] = str(folder / "ca.pem")
+    listeners = {
+        "listeners.tcp.guide": "127.0.0.1:5672",
+        "listeners.ssl.default": "127.0.0.1:5671",
+        "ssl_options.certfile": folder / "certificate.pem",
+        "ssl_options.keyfile": folder / "key.pem",
+    }
+    with RabbitMQ(settings=listeners) as broker:
+        settings = {"broker.url": [broker.url(AGENT.name)], "listen": [], "drain_timeout": 0.5}
+        with (
+            RunningAgent(folder / "one", {**settings, "node_id": "one"}) as one,
+            RunningAgent(folder / "two", {**settings, "node_id": "two"}) as two,
+        ):
+            yield lambda: one.subscriptions and two.subscriptions
+
 
 def test_the_examples_are_the_guides() -> None:
     if not GUIDE.is_dir():
@@ -28,11 +67,16 @@ def test_the_examples_are_the_guides() -> None:
         assert (CHECKOUT / "examples" / name).read_bytes() == (GUIDE / name).read_bytes()
 
 
+PLACES = {"embedded": embedded, "rabbitmq": on_rabbitmq}
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_event_is_printed(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", PLACES)
+def test_the_event_is_printed(kind: str, folder: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """On the ports that the scripts name, as a reader of the guide would do it."""
-    with AgentProcess(["--demo"], environment, tmp_path / "agent.log", expected=2) as agent:
-        assert sorted(agent.urls) == ["amqp://localhost:5672/org.clacks", "amqps://localhost:5671/org.clacks"]
+    if kind == "rabbitmq":
+        request.getfixturevalue("rabbitmq")  # where that is left out, this is too
+    with PLACES[kind](environment, tmp_path) as subscribed:
         receiver = subprocess.Popen(
             [sys.executable, str(folder / "receive.py")], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -41,7 +85,7 @@ def test_the_event_is_printed(folder: Path, environment: dict[str, str], tmp_pat
         assert receiver.stderr is not None
         reader = threading.Thread(target=lambda: lines.extend(receiver.stdout), daemon=True)  # type: ignore[arg-type]
         reader.start()
-        wait_for(lambda: "subscribed" in agent.log.read_text(), "the receiver has subscribed")
+        wait_for(subscribed, "the receiver has subscribed")
         subprocess.run([sys.executable, str(folder / "send.py")], env=environment, check=True, timeout=DEADLINE)
         wait_for(lambda: lines, "the event is printed")
         receiver.send_signal(signal.SIGINT)
@@ -51,4 +95,3 @@ def test_the_event_is_printed(folder: Path, environment: dict[str, str], tmp_pat
         receiver.stdout.close()
         receiver.stderr.close()
     assert lines == [PRINTED + "\n"]
-    assert agent.process.returncode == 0

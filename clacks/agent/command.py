@@ -127,6 +127,9 @@ class CommandRegistry:
             )
 
     def _may_call(self, user: str, target: str, name: str) -> bool:
+        method = self._methods.get(name)
+        if method is not None and method.target == target and method.mark.checks_rights:
+            return True
         return self._agent.bus.may_call(user, target, name)
 
     async def dispatch(self, user: str, target: str, name: str, params: Sequence[Any] | Mapping[str, Any], origin: str = "") -> Any:
@@ -136,7 +139,7 @@ class CommandRegistry:
             raise refusal(user, "call", name, option("--call", target, name), origin)
         method = self._methods.get(name)
         if method is None or method.target != target:
-            usable = [known for known, one in self._methods.items() if self._may_call(user, one.target, known)]
+            usable = [known for known, one in self._methods.items() if one.target == target and self._may_call(user, target, known)]
             close = get_close_matches(shortened(name), usable, n=1)
             hint = f"Did you mean {close[0]}?" if close else "`clacks call getMethods` lists them all."
             raise ClacksError("command-unknown", method=name, hint=hint)

@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._links: dict[Any, Sender | Receiver] = {}
         self._placed: dict[Any, dict[Any, None]] = {}  # the same by session
         self._sessions = Sessions(options.session_capacity)
+        self._leaving: set[tuple[Any, str, bool]] = set()  # links of ours with a detach to be written: an attach goes before it
         self._reading: Reading | None = None
         self._attaches: Attaches | None = None
         self._names = 0
@@ -192,7 +193,8 @@ class Connection(asyncio.Protocol):
         self, source: Terminus, target: Terminus, *, receives: bool, settled: bool, properties: dict[str, Any] | None, name: str | None,
         alone: bool = False,
     ) -> Sender | Receiver:  # fmt: skip
-        session = self._sessions.place(self._living().connection, alone=alone)
+        taken = self._taken(name, receives=receives) if name and not alone else ()
+        session = self._sessions.place(self._living().connection, alone=alone, taken=taken)
         self._names += 1
         link = open_link(
             self, session, name or f"{self.options.container_id}-{self._names}", source, target,
@@ -200,6 +202,13 @@ class Connection(asyncio.Protocol):
         )  # fmt: skip
         self._place(link)
         return link
+
+    def _taken(self, name: str, *, receives: bool) -> set[Any]:
+        """Sessions that cannot have a link of this name and direction. The peer's engine ends the connection if one has two; a name is free
+        when both sides have detached, and have written that."""
+        taken = {session for session, *former in self._leaving if former == [name, receives]}
+        same = [link for link in self._links.values() if link.name == name and isinstance(link, Receiver) == receives]
+        return taken | {lib.pn_link_session(link._pointer) for link in same}
 
     async def _attached(self, link: Sender | Receiver) -> None:
         assert link.attached is not None
@@ -498,6 +507,9 @@ class Connection(asyncio.Protocol):
             else:
                 lib.pn_link_detach(pointer)
         session = lib.pn_link_session(pointer)
+        if self._sessions.ours(session):
+            self._leaving.add((session, link.name, isinstance(link, Receiver)))
+            self.touch()
         link.release()
         if self._sessions.leave(session):
             self.touch()
@@ -545,6 +557,8 @@ class Connection(asyncio.Protocol):
             out.write(_unpack(buffer, size))
             _pop(transport, size)
             pending = _pending(transport)
+        if pending <= 0:
+            self._leaving.clear()
         self._dispatch(engine)
         waiting = self._sessions.waiting()
         self.room = 0 if self.paused else OUTPUT_LIMIT - waiting

@@ -5,6 +5,7 @@ A session is only a place for links here: what is in it is the connection's. Poi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from .engine import lib
@@ -34,9 +35,14 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._all)
 
-    def place(self, connection: Any, *, alone: bool) -> Any:
-        """A session of ours for another link, `alone` one that no other link gets; `connection` is the engine's."""
-        session = None if alone else next((session for session, links in self._own.items() if links < LINKS_PER_SESSION), None)
+    def ours(self, session: Any) -> bool:
+        return session in self._own
+
+    def place(self, connection: Any, *, alone: bool, taken: Collection[Any] = ()) -> Any:
+        """A session of ours for another link, none of the `taken` ones, and `alone` one that no other link gets; `connection` is the
+        engine's."""
+        fit = (session for session, links in self._own.items() if links < LINKS_PER_SESSION and session not in taken)
+        session = None if alone else next(fit, None)
         if session is None:
             session = lib.pn_session(connection)
             self._open(session)

@@ -6,7 +6,7 @@ over AMQP uses them), and properties of the link for what AMQP has no field for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 from typing import Any, Final, Literal, Self
@@ -35,8 +35,8 @@ MOST: Final = 2**53
 Overflow = Literal["drop-oldest", "detach", "block-publisher", "refuse"]
 
 # What a full queue may do: a live one's, and a durable one's ("refuse": publishers are told to try again, and nothing is lost).
-LIVE_OVERFLOWS: Final = ("drop-oldest", "detach", "block-publisher")
-DURABLE_OVERFLOWS: Final = ("refuse", "drop-oldest")
+LIVE_OVERFLOWS: Final[tuple[Overflow, ...]] = ("drop-oldest", "detach", "block-publisher")
+DURABLE_OVERFLOWS: Final[tuple[Overflow, ...]] = ("refuse", "drop-oldest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,41 +84,51 @@ def read_terms(
     shared = SHARED in source.capabilities
     never = source.expiry == "never"
     durable = never or source.timeout > 0
-    if (shared or durable) and name.partition("|")[0] == DEAD_LETTERS:
-        raise _refused(f"{DEAD_LETTERS} is the name of your dead letters; take another one")
-    asked = properties.get(OVERFLOW)
-    max_age, max_bytes = _amount(properties, MAX_AGE), _amount(properties, MAX_BYTES)
-    if not durable and (max_age or max_bytes):
-        raise _refused(f"{MAX_AGE} and {MAX_BYTES} are for durable subscriptions. Ask for expiry-policy never, or leave them out")
-    usual = "drop-oldest" if not durable or max_age or max_bytes else "refuse"
-    allowed = DURABLE_OVERFLOWS if durable else LIVE_OVERFLOWS
-    overflow = str(asked) if asked is not None else usual
-    if overflow not in allowed:
-        kind = "durable" if durable else "live"
-        raise _refused(f"{OVERFLOW} is {overflow!r}; a {kind} subscription has {', '.join(allowed)}")
-    if overflow == "refuse" and (max_age or max_bytes):
-        raise _refused(f"{OVERFLOW} refuse loses nothing, so it goes with neither {MAX_AGE} nor {MAX_BYTES}")
+    named = name.partition("|")[0] if shared else name  # JMS clients number the links of one shared subscription behind a bar
+    overflow, max_age, max_bytes = read_limits(
+        named if shared or durable else "", durable, properties.get(OVERFLOW), properties.get(MAX_AGE), properties.get(MAX_BYTES)
+    )
     return Terms(
         address=address,
-        name=name.partition("|")[0] if shared else name,  # JMS clients number the links of one shared subscription behind a bar
+        name=named,
         container="" if shared or GLOBAL in source.capabilities else container,
         event=event,
         filters=filters,
         shared=shared,
         durable=durable,
         timeout=None if never or not durable else source.timeout,
-        overflow=overflow,  # type: ignore[arg-type]
+        overflow=overflow,
         max_age=max_age,
-        max_bytes=None if max_bytes is None else ceil(max_bytes),
+        max_bytes=max_bytes,
     )
 
 
-def _amount(properties: Mapping[str, Any], key: str) -> float | None:
-    value = properties.get(key)
+def read_limits(
+    name: str, durable: bool, overflow: Any, max_age: Any, max_bytes: Any, live: Sequence[Overflow] = LIVE_OVERFLOWS
+) -> tuple[Overflow, float | None, int | None]:
+    """What a full queue does, and what may be lost, of what somebody asks for (None: nothing); `live` are the policies that a live
+    subscription may have. Raises ClacksError link-refused for what does not go together."""
+    if name.partition("|")[0] == DEAD_LETTERS:
+        raise _refused(f"{DEAD_LETTERS} is the name of your dead letters; take another one")
+    age, size = _amount("max-age", max_age), _amount("max-bytes", max_bytes)
+    if not durable and (age or size):
+        raise _refused("max-age and max-bytes are for durable subscriptions. Ask for a durable one, or leave them out")
+    allowed: Sequence[Overflow] = DURABLE_OVERFLOWS if durable else live
+    chosen = "refuse" if durable and not age and not size else "drop-oldest"
+    if overflow is not None:
+        chosen = str(overflow)
+    if chosen not in allowed:
+        raise _refused(f"overflow is {chosen!r}; a {'durable' if durable else 'live'} subscription has {', '.join(allowed)}")
+    if chosen == "refuse" and (age or size):
+        raise _refused("overflow refuse loses nothing, so it goes with neither max-age nor max-bytes")
+    return chosen, age, None if size is None else ceil(size)  # type: ignore[return-value]
+
+
+def _amount(what: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
-        raise _refused(f"{key} is {value!r}; a number above 0 and up to {MOST} is expected")
+        raise _refused(f"{what} is {value!r}; a number above 0 and up to {MOST} is expected")
     return value
 
 

@@ -40,8 +40,8 @@ class SubscriptionChanged:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by a durable one with other filters), "id-taken" or
-    "unknown"."""
+    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by one with other filters), "other-kind" (one of
+    the name is live and not durable, or is not shared, or the other way round), "id-taken" or "unknown"."""
 
     id: str
     reason: str

@@ -113,6 +113,8 @@ class State:
 
     def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
         made = _subscription(record, there.id, there.queue, offset)
+        if made.shared != there.shared or bool(made.lease) != bool(there.lease):  # its queue is of the other kind
+            return [Refused(record.id, "other-kind", record.by)]
         same = made.asks_for == there.asks_for
         if not (same or record.replace):
             return [Refused(record.id, "name-taken", record.by)]

@@ -98,7 +98,7 @@ class AgentRoute:
         if link is not None:
             link.close(closed=delete or not wanted.keep.durable)
 
-    def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
+    async def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
         if condition is None or not condition.info:
             return None
         error = as_error(condition)

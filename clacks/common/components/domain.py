@@ -44,6 +44,8 @@ TOKEN: Final = "x-opt-clacks-token"
 SEND_SECONDS: Final = 30.0
 # How long to subscribe may take, in seconds: an agent that has died is waited for until its lease is over.
 SUBSCRIBE_SECONDS: Final = 30.0
+# How long it is asked why a subscription has ended, in seconds. Without an answer a live one is made again.
+WHY_SECONDS: Final = 5.0
 # What saying goodbye may cost, in seconds: less than the whole of a program's end, so that the connection is closed in order too.
 LEAVE_SECONDS: Final = 0.3
 # Links that have a session of their own, because RabbitMQ 4.0 ends the session of one that it refuses. It has 64 a connection; further
@@ -206,11 +208,17 @@ class DomainRoute:
             self._farewells.add(task)
             task.add_done_callback(self._farewells.discard)
 
-    def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
-        if wanted.keep.durable and condition is not None and condition.name == "amqp:resource-deleted":
-            self._leases.remove(wanted)
-            return ClacksError("subscription-deleted", name=wanted.keep.durable, user="another client")
-        return None
+    async def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
+        """A queue is deleted when its subscription has ended, and agents know why that was."""
+        if condition is None or condition.name != "amqp:resource-deleted":
+            return None
+        lease = self._leases.remove(wanted)
+        if lease is not None:
+            with contextlib.suppress(ClacksError):
+                told = await self.request("whyEnded", {"id": lease.id}, CORE, WHY_SECONDS)
+                if told is not None:
+                    return ClacksError.from_json(told)
+        return ClacksError("subscription-deleted", name=wanted.keep.durable, user="another client") if wanted.keep.durable else None
 
     async def leave(self) -> None:
         """End what is live; wait until the broker has the requests."""

@@ -29,7 +29,7 @@ class Route(Protocol):
     def detach(self, wanted: Wanted, link: Receiver | None, *, delete: bool) -> None:
         """End it; None if it is just without a link. What is durable stays, unless it is to be deleted."""
 
-    def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
+    async def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
         """Why attaching again is of no use after a link has ended with this; None if it is."""
 
     async def leave(self) -> None:

@@ -68,7 +68,7 @@ class Subscription(LinkUser):
         while True:
             await self._lost.wait()
             assert self._route is not None
-            error = self._route.verdict(self._wanted, self._reason)
+            error = await self._route.verdict(self._wanted, self._reason)
             if error is not None:
                 raise error
             await self._again()

@@ -34,6 +34,7 @@ from ...sandbox import Budget, Sandbox
 from ..envelope import Stamp, bare_message, header
 from .commands import CommandQueue, Gone
 from .control import JOIN_SECONDS, TICK, Control, now
+from .ends import SUSPENDED, Ends
 from .ingress import Ingress
 from .names import (
     CODE,
@@ -59,7 +60,7 @@ from .uplink import Lines, Uplink
 log = logging.getLogger("clacks.broker")
 
 # How long a queue whose subscription has ended is deleted again by whoever leads, in seconds: an agent that dies with it undone is found
-# in a lease, and a broker is back from a restart.
+# in a lease, and a broker is back from a restart. So long its owner may ask why it is gone.
 DELETING: Final = 120.0
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
 REJECTED_BYTES: Final = 64 * 2**20
@@ -91,6 +92,7 @@ class ExternalBroker:
         self._outlets: Outlets | None = None
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
         self._unsent: list[tuple[str, bytes, Sent]] = []
+        self.ends = Ends()
         self._ended: dict[str, float] = {}  # queues to be deleted, and until when
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
@@ -281,6 +283,7 @@ class ExternalBroker:
         elif isinstance(change, SubscriptionRemoved):
             self.subscriptions.remove(change.subscription.id)
             self._ended[change.subscription.queue] = now() + DELETING
+            self.ends.note(change, now() + DELETING)
         elif isinstance(change, NodeLeft):
             self._left(change)
         elif isinstance(change, Superseded):
@@ -315,6 +318,7 @@ class ExternalBroker:
         next one does it again if that one has gone. Nobody else has a queue of the same name."""
         while True:
             await asyncio.sleep(TICK)
+            self.ends.forget(now())
             for queue, end in list(self._ended.items()):
                 if now() > end:
                     del self._ended[queue]
@@ -328,7 +332,7 @@ class ExternalBroker:
 
     def _suspended(self, id: str, reason: str) -> None:  # noqa: A002
         log.warning("filter suspended", extra={"subscription": id, "reason": reason})
-        self._later(self._end(id, f"suspended: {reason}"))
+        self._later(self._end(id, f"{SUSPENDED}{reason}"))
 
     async def _end(self, id: str, reason: str) -> None:  # noqa: A002
         while self.control.domain.subscription(id) is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....common.errors import ClacksError
 from ...access import refusal
 from ..catalogue import described
+from .ends import DELETED
 from .subscription import DomainSubscription
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class DomainCatalogue:
 
     def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> Any:
         """Answers an awaitable. Whether it has consumers, only the broker knows: `force` makes no difference."""
-        return self._delete(self._find(user, name, owner).id, f"deleted by {user}")
+        return self._delete(self._find(user, name, owner).id, f"{DELETED}{user}")
 
     async def _delete(self, id: str, reason: str) -> bool:  # noqa: A002
         await self._broker.control.unsubscribe(id, reason)

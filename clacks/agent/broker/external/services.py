@@ -13,7 +13,7 @@ from ...access import option, refusal
 from ...domain import Refused, Subscribed, SubscriptionAdded, SubscriptionChanged, SubscriptionTaken
 from ...domain import Subscription as Known
 from ..addresses import event_address
-from ..terms import DURABLE_OVERFLOWS, LIVE_OVERFLOWS, Terms, compiled
+from ..terms import LIVE_OVERFLOWS, Terms, compiled, read_limits
 from .names import subscription_queue
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _GRACE: Final = 60.0
 
 
 class Services:
-    """The provider of these commands."""
+    """The provider of these commands. Each checks what its caller may do: a rule that lets somebody subscribe is enough."""
 
     def __init__(self, broker: ExternalBroker) -> None:
         self._broker = broker
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def subscribe(
         self, user: str, filters: Sequence[str] = (), event: str = "", durable: str = "", shared: str = "",
         max_age: float | None = None, max_bytes: int | None = None, overflow: str = "", replace: bool = False,
@@ -41,16 +41,11 @@ class Services:
         for text in filters:
             compiled(str(text))
         self._permit(user, event, durable)
-        allowed = DURABLE_OVERFLOWS if durable else LIVE_OVERFLOWS[:1]
-        if overflow and overflow not in allowed:
-            raise ClacksError(
-                "link-refused", reason=f"The overflow {overflow!r} is not offered in a domain; there is {', '.join(allowed)}."
-            )
         name = durable or shared
         if durable and shared and durable != shared:
             raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
-        loses = overflow == "drop-oldest" or (not overflow and (max_age is not None or max_bytes is not None))
-        arguments = self._arguments(bool(durable), bool(shared), loses, max_age, max_bytes)
+        policy, age, size = read_limits(name, bool(durable), overflow or None, max_age, max_bytes, LIVE_OVERFLOWS[:1])
+        arguments = self._arguments(bool(durable), bool(shared), policy == "drop-oldest", age, size)
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]
         queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
@@ -69,7 +64,7 @@ class Services:
         elif there is None and not added:
             await broker.management.delete_queue(queue)
         if isinstance(change, Refused):
-            raise self._refused(change, user, name)
+            raise self._refused(change, record)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
         return {"id": known.id, "queue": known.queue, "lease": known.lease}
@@ -84,11 +79,16 @@ class Services:
         if durable and not bus.access.rights(user).durable(durable):
             raise refusal(user, "keep a subscription called", durable, option("--durable", durable), "command subscribe")
 
-    def _refused(self, change: Refused, user: str, name: str) -> ClacksError:
+    def _refused(self, change: Refused, record: Subscribed) -> ClacksError:
+        name, there = record.name, self._broker.control.domain.named(record.user, record.name)
         if change.reason == "limit":
-            return ClacksError("subscriptions-full", user=user, limit=self._broker.config.durable_per_user)
+            return ClacksError("subscriptions-full", user=record.user, limit=self._broker.config.durable_per_user)
         if change.reason == "name-taken":
-            return ClacksError("subscription-differs", name=name, what="filter")
+            what = "filter" if there is None or there.filters != record.filters else "event"
+            return ClacksError("subscription-differs", name=name, what=what)
+        if change.reason == "other-kind":
+            what = "durability" if there is None or bool(there.lease) != bool(record.lease) else "sharing"
+            return ClacksError("subscription-other", name=name, what=what)
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
 
     def _arguments(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Services:
             limits = {"x-max-length": config.queue_events, "x-max-length-bytes": config.queue_bytes, "x-overflow": "drop-head"}
             return {"x-expires": int((config.broker_lease + _GRACE) * 1000), **limits}
         arguments: dict[str, Any] = {
-            "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries,
+            "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries - 1,  # those after the first
             "x-max-length-bytes": min(max_bytes or config.durable_bytes, config.durable_bytes),
             "x-overflow": "drop-head" if loses else "reject-publish",
         }  # fmt: skip
@@ -109,7 +109,7 @@ class Services:
             arguments["x-message-ttl"] = int(max_age * 1000)
         return arguments
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     def renew(self, user: str, ids: Sequence[str]) -> list[str]:
         """Go on with live subscriptions for another lease; the answer are those that there are not (any more)."""
         control = self._broker.control
@@ -117,7 +117,7 @@ class Services:
         unknown = [str(one) for one in ids if str(one) not in own]
         return unknown + control.renew(own)
 
-    @Command(needs_user=True, idempotent=True)
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
         """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
         known = self._broker.control.domain.subscription(str(id))
@@ -126,6 +126,12 @@ class Services:
         if not (known.shared and known.lease and not delete):
             await self._broker.control.unsubscribe(known.id, f"by {user}")
         return True
+
+    @Command(needs_user=True, idempotent=True, checks_rights=True)
+    def whyEnded(self, user: str, id: str) -> dict[str, Any] | None:  # noqa: A002
+        """Why a subscription of yours has ended, as an error; null where you have ended it yourself, or not renewed it, or long ago."""
+        error = self._broker.ends.why(user, str(id))
+        return None if error is None else error.to_json()
 
 
 def terms_of(known: Known) -> Terms:
