@@ -224,6 +224,33 @@ def test_a_durable_subscription_that_is_deleted_ends_its_consumer(url: str, agen
     scene()
 
 
+def test_the_consumer_of_a_suspended_subscription_is_told_why(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        keep = Keep(durable="dear", replace=True)
+        async with clacks.connect(url) as bus:
+            events = await bus.events(BUSY, keep=keep).open()
+            await bus.send(numbered(1))
+            assert number_of(await anext(events)) == 1
+            (known,) = agent.subscriptions
+            control: Any = agent.agent.broker.control  # type: ignore[attr-defined]
+            agent.run(lambda: control.suspend(known.id, known.terms.filters, "it took 5 s."))
+            await until(lambda: known.suspension, "the domain has it")
+            bus._leases.soon()
+            told = await failing(anext(events))
+            assert (told.code, "it took 5 s." in str(told)) == ("filter-suspended", True)
+            assert (await failing(bus.events(BUSY, keep=Keep(durable="dear")).open())).code == "filter-suspended"
+            (shown,) = await bus.call("getSubscriptions")
+            assert shown["suspended"] == "it took 5 s."
+            again = await bus.events(BUSY, keep=keep).open()
+            await bus.send(numbered(2))
+            assert number_of(await anext(again)) == 2
+            again.close(delete=True)
+        await until(lambda: not agent.subscriptions, "it is deleted")
+
+    scene()
+
+
 def test_nothing_is_lost_while_the_connection_is(url: str, agent: RunningAgent) -> None:
     @run
     async def scene() -> None:

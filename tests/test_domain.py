@@ -429,6 +429,58 @@ async def test_a_slow_filter_of_a_live_subscription_holds_up_nobody_else(domain:
     assert slow.dropped > 0
 
 
+@on("one", "two", **{"sandbox.seconds": 0.2})
+async def test_a_suspended_durable_subscription_stays_with_its_queue_until_it_is_taken_up(domain: Domain) -> None:
+    """In every agent, in one that starts later, and whoever asks is told why."""
+    anna = await domain.guest("anna")
+    dear = await anna.subscribe(DEAR, durable="dear")
+    others = (await anna.consume(await anna.subscribe()))[1]
+    await anna.publish(phone(1))
+    await anna.publish(*(phone(10_000_000 + number) for number in range(3)))
+    await until(lambda: all(known.suspended for known in _known(domain, dear["id"])), "every agent knows it")
+    assert await anna.tell(phone(2)) is None
+    assert numbers(others) == [1, 10_000_000, 10_000_001, 10_000_002, 2]
+
+    for node in ("one", "two"):
+        await domain.stop(node)
+    await domain.agent("three")
+    (known,) = _known(domain, dear["id"])
+    assert "budget" in known.suspended
+    (shown,) = await anna.call("getSubscriptions")
+    assert (shown["name"], shown["suspended"]) == ("dear", known.suspended)
+    assert await anna.call("renew", {"ids": [dear["id"]]}) == [dear["id"]]
+    error = await refused(anna.subscribe(DEAR, durable="dear"))
+    assert (error.code, known.suspended in error.message) == ("filter-suspended", True)
+
+    cheap = "//*:CallerId > 2"
+    assert await anna.subscribe(cheap, durable="dear") == dear
+    assert await anna.call("renew", {"ids": [dear["id"]]}) == []
+    assert await anna.tell(phone(3)) is None
+    _, end = await anna.consume(dear)
+    await until(lambda: 3 in numbers(end), "what it takes with another filter")
+    assert numbers(end) == [1, 10_000_002, 3], "what was decided about, and what it was suspended for, stays in its place"
+    marks = ["x-opt-clacks-undecided" in message.annotations for message in end.messages]
+    assert marks == [False, True, False]
+
+
+def _known(domain: Domain, id: str) -> list[Any]:  # noqa: A002
+    return [_broker(agent).control.domain.subscription(id) for agent in domain.agents.values()]
+
+
+@on("one", "two", **{"sandbox.seconds": 0.2})
+async def test_a_suspended_live_subscription_ends_and_a_durable_one_goes_on_with_the_same_filter_on_request(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    live, dear = await anna.subscribe(DEAR), await anna.subscribe(DEAR, durable="dear")
+    await anna.publish(*(phone(10_000_000) for _ in range(6)))
+    await until(lambda: all(known.suspended for known in _known(domain, dear["id"])), "it is suspended")
+    await until(lambda: _known(domain, live["id"]) == [None, None], "it has ended")
+    assert await anna.subscribe(DEAR, durable="dear", replace=True) == dear
+    assert [known.suspended for known in _known(domain, dear["id"])] == ["", ""]
+    assert await anna.tell(phone(5)) is None
+    _, end = await anna.consume(dear)
+    await until(lambda: 5 in numbers(end), "the event")
+
+
 # --- nodes -----------------------------------------------------------------------------------------------------------------------
 
 

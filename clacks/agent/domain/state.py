@@ -21,10 +21,11 @@ from .changes import (
     SubscriptionAdded,
     SubscriptionChanged,
     SubscriptionRemoved,
+    SubscriptionSuspended,
     SubscriptionTaken,
 )
 from .members import Member, Writers
-from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Unsubscribed
+from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Suspended, Unsubscribed
 from .subscriptions import Subscription, Subscriptions
 
 
@@ -41,6 +42,7 @@ class State:
             Left: self._left,
             Subscribed: self._subscribed,
             Unsubscribed: self._unsubscribed,
+            Suspended: self._suspended,
             Renewed: self._renewed,
             Expired: self._expired,
         }
@@ -114,9 +116,13 @@ class State:
     def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
         made = _subscription(record, there.id, there.queue, offset)
         same = made.asks_for == there.asks_for
-        if not (same or record.replace):
+        # Other filters than suspended ones take nothing from anybody, so they need not say that they replace them.
+        replaces = record.replace or (there.suspended and made.filters != there.filters)
+        if there.suspended and not replaces:
+            return [Refused(record.id, "suspended", record.by, there.suspended)]
+        if not (same or replaces):
             return [Refused(record.id, "name-taken", record.by)]
-        if same and made.lease == there.lease:
+        if same and made.lease == there.lease and not there.suspended:
             there.renewed = offset
             return [SubscriptionTaken(there, record.id)]
         self.subscriptions.add(made)
@@ -125,6 +131,18 @@ class State:
     def _unsubscribed(self, offset: int, record: Unsubscribed) -> list[Change]:
         one = self.subscriptions.remove(record.id)
         return [Refused(record.id, "unknown", record.by)] if one is None else [SubscriptionRemoved(one, record.reason)]
+
+    def _suspended(self, offset: int, record: Suspended) -> list[Change]:
+        """A durable one stays as it is; of a live one nothing would be left but its lease, so it ends."""
+        one = self.subscriptions.by_id.get(record.id)
+        if one is None or one.suspended or one.filters != record.filters:
+            return [Ignored(record.by, "stale")]
+        if one.lease:
+            self.subscriptions.remove(one.id)
+            return [SubscriptionRemoved(one, f"suspended: {record.reason}")]
+        made = one.suspend(record.reason)
+        self.subscriptions.add(made)
+        return [SubscriptionSuspended(made)]
 
     def _renewed(self, offset: int, record: Renewed) -> list[Change]:
         find = self.subscriptions.by_id.get

@@ -170,10 +170,12 @@ class DomainRoute:
 
     async def _subscribe(self, wanted: Wanted) -> Lease:
         keep = wanted.keep
+        # Whoever goes on replaces nothing: neither what others have made of it meanwhile, nor the reason why it was suspended.
+        replace = keep.replace and not self._leases.over(wanted)
         asked = {
             "filters": [wanted.xquery] if wanted.xquery is not None else [], "event": wanted.event, "durable": keep.durable,
             "shared": keep.shared, "max_age": keep.max_age, "max_bytes": keep.max_bytes, "overflow": keep.overflow,
-            "replace": keep.replace,
+            "replace": replace,
         }  # fmt: skip
         told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
         try:

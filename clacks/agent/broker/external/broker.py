@@ -27,7 +27,17 @@ from ...access import NODE
 from ...bus import Bus, Incoming, Routed
 from ...command import CommandRegistry
 from ...config import Config
-from ...domain import Change, Method, NodeLeft, Ready, SubscriptionAdded, SubscriptionChanged, SubscriptionRemoved, Superseded
+from ...domain import (
+    Change,
+    Method,
+    NodeLeft,
+    Ready,
+    SubscriptionAdded,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    SubscriptionSuspended,
+    Superseded,
+)
 from ...domain import Subscription as Known
 from ...intake import Done, Intake, Lane
 from ...sandbox import Budget, Sandbox
@@ -65,7 +75,6 @@ DELETING: Final = 120.0
 REJECTED_BYTES: Final = 64 * 2**20
 _DURABLE: Final = header(None, durable=True)
 ANSWERS: Final = 100  # under way to an agent
-AGAIN: Final = 1.0  # seconds after which what the broker's absence prevented is tried again
 
 
 class ExternalBroker:
@@ -278,6 +287,10 @@ class ExternalBroker:
             self.subscriptions.add(self._made(change.subscription))
         elif isinstance(change, SubscriptionChanged):
             self.subscriptions.replace(self._made(change.after))
+        elif isinstance(change, SubscriptionSuspended):
+            known = change.subscription
+            log.warning("subscription suspended", extra={"user": known.user, "subscription": known.name, "reason": known.suspended})
+            self.subscriptions.suspend(known.id, known.suspended)
         elif isinstance(change, SubscriptionRemoved):
             self.subscriptions.remove(change.subscription.id)
             self._ended[change.subscription.queue] = now() + DELETING
@@ -306,8 +319,8 @@ class ExternalBroker:
         self.subscriptions.clear()
 
     def _made(self, known: Known) -> DomainSubscription:
-        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._suspended)
-        one.outlets = self._outlets
+        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._exceeded)
+        one.outlets, one.suspension = self._outlets, known.suspended
         return one
 
     async def _deleting(self) -> None:
@@ -326,16 +339,9 @@ class ExternalBroker:
                         break
                     self._ended.pop(queue, None)
 
-    def _suspended(self, id: str, reason: str) -> None:  # noqa: A002
-        log.warning("filter suspended", extra={"subscription": id, "reason": reason})
-        self._later(self._end(id, f"suspended: {reason}"))
-
-    async def _end(self, id: str, reason: str) -> None:  # noqa: A002
-        while self.control.domain.subscription(id) is not None:
-            try:
-                await self.control.unsubscribe(id, reason)
-            except ClacksError:
-                await asyncio.sleep(AGAIN)
+    def _exceeded(self, one: DomainSubscription, reason: str) -> None:
+        """For the whole domain: what costs one agent too much costs any of them too much."""
+        self.control.suspend(one.id, one.terms.filters, reason)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

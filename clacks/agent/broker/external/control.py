@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 from ....amqp import (
@@ -46,6 +46,7 @@ from ...domain import (
     SubscriptionRemoved,
     SubscriptionTaken,
     Superseded,
+    Suspended,
     Timing,
     Unsubscribed,
     decode,
@@ -159,6 +160,10 @@ class Control:
         change, _ = await self._written(Unsubscribed(self.domain.by(), id, reason), id)
         return change
 
+    def suspend(self, id: str, filters: tuple[str, ...], reason: str) -> None:  # noqa: A002
+        """The filters of a subscription cost too much. Nobody waits for that: the change says so, here as everywhere."""
+        self._write(Suspended(self.domain.by(), id, filters, reason))
+
     async def _written(self, record: Record, asked: str) -> tuple[Change, int]:
         if self._sender is None:
             raise ClacksError("bus-overloaded")
@@ -181,11 +186,8 @@ class Control:
             self._waiting.append((offset, future))
             await future
 
-    def renew(self, ids: list[str]) -> list[str]:
-        """Those that are not known."""
-        known = [one for one in ids if self.domain.subscription(one) is not None]
-        self._renewals.update(known)
-        return [one for one in ids if one not in self._renewals]
+    def renew(self, ids: Iterable[str]) -> None:
+        self._renewals.update(ids)
 
     # --- reading ---
 

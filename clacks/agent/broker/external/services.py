@@ -89,6 +89,8 @@ class Services:
             return ClacksError("subscriptions-full", user=user, limit=self._broker.config.durable_per_user)
         if change.reason == "name-taken":
             return ClacksError("subscription-differs", name=name, what="filter")
+        if change.reason == "suspended":
+            return ClacksError("filter-suspended", reason=change.why)
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
 
     def _arguments(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> dict[str, Any]:
@@ -111,11 +113,14 @@ class Services:
 
     @Command(needs_user=True, idempotent=True)
     def renew(self, user: str, ids: Sequence[str]) -> list[str]:
-        """Go on with live subscriptions for another lease; the answer are those that there are not (any more)."""
+        """Go on with live subscriptions for another lease. The answer are those to subscribe to again: there is none (any more), or it is
+        suspended, which the answer to that explains."""
         control = self._broker.control
-        own = [str(one) for one in ids if (known := control.domain.subscription(str(one))) is not None and known.user == user]
-        unknown = [str(one) for one in ids if str(one) not in own]
-        return unknown + control.renew(own)
+        found = [control.domain.subscription(str(one)) for one in ids]
+        own = [known for known in found if known is not None and known.user == user and not known.suspended]
+        control.renew(known.id for known in own if known.lease)
+        going = {known.id for known in own}
+        return [str(one) for one in ids if str(one) not in going]
 
     @Command(needs_user=True, idempotent=True)
     async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
