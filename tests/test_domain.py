@@ -16,15 +16,17 @@ from clacks.agent.access import Access, Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.broker.external.control import Control, now
 from clacks.agent.broker.external.ingress import Ingress
+from clacks.agent.config import load
 from clacks.agent.domain import Timing
-from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Properties, Terminus, Timestamp
+from clacks.agent.users import UserBook
+from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Options, Properties, Terminus, Timestamp, serve
 from clacks.common.brokers import DIALECTS, Broker, Management
-from clacks.common.components.client import dial
+from clacks.common.components.client import BusClient, dial
 from clacks.common.components.command import Command, CommandType
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from domains import Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
-from support import End, until
+from support import End, run, until
 
 DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
 EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
@@ -548,6 +550,50 @@ async def test_agents_with_another_number_of_ingress_queues_are_refused(domain: 
     domain.settings["broker.ingress"] = 3
     with pytest.raises(ClacksError, match=r"broker.ingress.*another number than 3"):
         await domain.agent("two")
+
+
+class Elsewhere:
+    """A broker that lets everybody in and answers no attach, as ActiveMQ does for what it does not know; its authenticator too."""
+
+    def mechanisms(self, *, secure: bool, loopback: bool) -> tuple[str, ...]:
+        return ("ANONYMOUS",)
+
+    def verifier(self, user: str) -> Any:
+        raise AssertionError
+
+    def admits(self, user: str) -> bool:
+        return True
+
+    def certified(self, names: Any) -> Any:
+        return ()
+
+    def opened(self, connection: Any) -> None: ...
+
+    def attach(self, link: Any) -> None:
+        raise AssertionError("it is asked for something")
+
+    def closed(self, connection: Any, condition: Any) -> None: ...
+
+
+def test_a_broker_without_what_a_domain_needs_is_refused_at_once(tmp_path: Path) -> None:
+    """By agents, clients and `clacks migrate` alike, before they ask it for anything."""
+
+    @run
+    async def scene() -> None:
+        other = Elsewhere()
+        listener = await serve("127.0.0.1", 0, other, other, Options(properties={"product": "ActiveMQ", "version": "5.17.6"}))
+        url = f"amqp://127.0.0.1:{listener.address[1]}"
+        agent = Agent(load(None, {"broker.url": [url], "node_id": "one", "state_dir": str(tmp_path)}, {}), UserBook({}), ())
+        for attempt in (agent.start(watch=False), BusClient(url).call("getNodes")):
+            with pytest.raises(
+                ClacksError, match=r"ActiveMQ 5.17.6, and .* not have \(.*/management; .*again and.*\). Use RabbitMQ 4"
+            ) as caught:
+                await attempt
+            assert caught.value.code == "broker-unusable"
+        await agent.close()
+        await listener.close()
+
+    scene()
 
 
 # --- commands --------------------------------------------------------------------------------------------------------------------
