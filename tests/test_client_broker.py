@@ -386,6 +386,20 @@ def test_permission_for_the_queue_of_events_is_missed_in_its_turn(rabbitmq: Rabb
     scene()
 
 
+def test_a_user_whose_name_has_a_dot(rabbitmq: RabbitMQ, agent: RunningAgent) -> None:
+    own = r"^client\.{}\.anna%2Ework\."
+    rabbitmq.add_user("anna.work", "secret", (own.format("reply"), "^client$", own.format("(reply|sub)")))
+
+    @run
+    async def scene() -> None:
+        async with clacks.connect(f"{rabbitmq.url('anna.work')}/client") as bus, bus.events(BUSY) as events:
+            await bus.send(PHONE)
+            assert (await anext(events)).user == "anna.work"
+        await until(lambda: not agent.subscriptions, "it is ended")
+
+    scene()
+
+
 # --- a stand-in for what an agent does not do ------------------------------------------------------------------------------------
 
 

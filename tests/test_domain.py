@@ -20,12 +20,12 @@ from clacks.agent.config import load
 from clacks.agent.domain import Timing
 from clacks.agent.users import UserBook
 from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Options, Properties, Terminus, Timestamp, serve
-from clacks.common.brokers import DIALECTS, Broker, Management
+from clacks.common.brokers import Management
 from clacks.common.components.client import BusClient, dial
 from clacks.common.components.command import Command, CommandType
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from domains import Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
+from domains import RABBITMQ, Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
 from support import End, run, until
 
 DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
@@ -833,7 +833,7 @@ class Reader:
         management = await Management.attach(await dial(parse_url(self.rabbit.url())))
         await self.control.declare(management)
         management.connection.abort()
-        await self.control.attach(self.connection, Broker(DIALECTS[0], (4, 0)))
+        await self.control.attach(self.connection, RABBITMQ)
 
     def down(self) -> None:
         self.connection.abort()
@@ -925,6 +925,29 @@ async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> Non
         await bert.connection.attach_receiver(Terminus(f"/queues/{domain.name}.ingress.0"), handler=End(), alone=True)
     with pytest.raises(AmqpError, match="unauthorized-access"):
         await bert.connection.attach_sender(Terminus(f"/queues/{hers['queue']}"), handler=End(), alone=True)
+
+
+@on("one")
+async def test_a_users_pattern_fits_nothing_of_one_whose_name_begins_alike(domain: Domain) -> None:
+    """With the permissions that docs/domain.md has; `%` and `.` are what could be mistaken."""
+    users = ("anna", "anna.work", "anna%2Ework", "a+b")
+    permit(domain.rabbit, *users)
+    guests = [await domain.guest(user) for user in users]
+    hers = [await guest.subscribe(durable="work.x") for guest in guests]
+    await guests[0].publish(phone(1))
+    for guest in guests:
+        for one, owner in zip(hers, guests, strict=True):
+            if owner is guest:
+                _, end = await guest.consume(one)
+                await until(lambda end=end: numbers(end) == [1], "the event")  # type: ignore[misc]
+                continue
+            with pytest.raises(AmqpError, match="unauthorized-access"):
+                await guest.consume(one)
+            number = await guest.ask("getSessionUser", reply=owner.reply)
+            assert await owner.call("getSessionUser") == owner.user
+            assert number not in owner.answers
+        number = await guest.ask("getSessionUser", reply=RABBITMQ.queue(guest.reply).address)
+        await until(lambda guest=guest, number=number: guest.answers[number], "an answer to its address")  # type: ignore[misc]
 
 
 # --- many of them ----------------------------------------------------------------------------------------------------------------

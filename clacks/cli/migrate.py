@@ -284,10 +284,11 @@ class Mover:
 
         from ..agent.broker.external.names import command_key
         from ..amqp import AmqpError, Draft, Properties
+        from ..common.brokers import replies_of
         from ..common.components.command import CORE
 
         domain, token = self._settings.domain, uuid.uuid4().hex[:24]
-        queue = f"{domain}.reply.{user}.{token}"
+        queue = replies_of(domain, user) + token
         await self._management.declare_queue(queue, durable=False, auto_delete=True)
         answer = _Answer()
         try:

@@ -2,5 +2,9 @@
 
 from .dialects import DIALECTS, NEEDED, Broker, Dialect, Feature, domain_broker, recognise
 from .management import Binding, Management, QueueInfo
+from .names import owners_part, replies_of
 
-__all__ = ["DIALECTS", "NEEDED", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "domain_broker", "recognise"]
+__all__ = [
+    "DIALECTS", "NEEDED", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "domain_broker", "owners_part", "recognise",
+    "replies_of",
+]  # fmt: skip

@@ -25,7 +25,7 @@ from ...amqp import (
     Receiver,
     Sender,
 )  # fmt: skip
-from ..brokers import Broker, Management
+from ..brokers import Broker, Management, replies_of
 from ..errors import ClacksError
 from .answers import Answers
 from .command import CORE
@@ -124,7 +124,7 @@ class DomainRoute:
         async with self._attaching:
             if not self._answers.alive:
                 answers = Answers(self._url)
-                name = f"{self._domain}.reply.{self._url.user}.{os.urandom(12).hex()}"
+                name = replies_of(self._domain, self._url.user or "") + os.urandom(12).hex()
                 management = await Management.attach(self.connection)
                 try:
                     await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)

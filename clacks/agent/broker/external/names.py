@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
 
 from ....amqp import Message
+from ....common.brokers import owners_part, replies_of
 from ....common.errors import ClacksError
 
 # Keys that publishers choose from, each bound to one of the ingress queues: so they need not know how many there are, and it can change.
@@ -15,6 +17,8 @@ ANSWER: Final = "x-opt-clacks-answer"
 TOKEN: Final = "x-opt-clacks-token"
 REASON: Final = "x-opt-clacks-reason"
 CODE: Final = "x-opt-clacks-code"
+
+_QUEUES: Final = "/queues/"  # what is behind it in an address is percent-encoded
 
 
 def slot_key(slot: int) -> str:
@@ -47,7 +51,7 @@ def command_queue(domain: str, target: str, node: str = "") -> str:
 
 
 def subscription_queue(domain: str, user: str, name: str) -> str:
-    return f"{domain}.sub.{user}.{name}"
+    return f"{domain}.sub.{owners_part(user)}.{name}"
 
 
 def agent_queue(domain: str, node: str) -> str:
@@ -59,9 +63,10 @@ def reply_queue(domain: str, user: str, given: str) -> str:
     """The reply queue that a user names, in the form of an address or as its bare name. Raises ClacksError if it is not the user's.
 
     An agent that asks for somebody has its own: what a stranger sends there answers nothing, since no question has a number to guess."""
-    name = given.removeprefix("/queues/")
-    if not name.startswith((f"{domain}.reply.{user}.", f"{domain}.agent.")):
-        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {domain}.reply.{user}.ANYTHING only.")
+    name = unquote(given.removeprefix(_QUEUES)) if given.startswith(_QUEUES) else given
+    own = replies_of(domain, user)
+    if not name.startswith((own, f"{domain}.agent.")):
+        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {own}ANYTHING only.")
     return name
 
 
