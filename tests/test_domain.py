@@ -313,6 +313,17 @@ async def test_the_same_name_with_another_filter_is_refused_or_replaces(domain: 
     assert queues_of(domain.rabbit, domain.name, "sub.anna.") == [first["queue"]]
 
 
+@on("one", "two", **{"broker.lease": 1.0})
+async def test_a_durable_subscription_does_not_become_a_live_one_and_end_with_its_lease(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    jobs = await anna.subscribe(durable="jobs", shared="jobs")
+    for terms in ({"shared": "jobs"}, {"durable": "jobs"}):
+        for replace in (False, True):
+            assert (await refused(anna.subscribe(replace=replace, **terms))).code == "subscription-other"
+    assert await anna.subscribe(durable="jobs", shared="jobs") == jobs
+    assert queues_of(domain.rabbit, domain.name, "sub.anna.") == [jobs["queue"]]
+
+
 @on("one", "two", "three")
 async def test_many_who_ask_for_one_name_at_once_get_one_subscription(domain: Domain) -> None:
     anna = await domain.guest("anna")

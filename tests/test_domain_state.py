@@ -771,6 +771,18 @@ def test_a_durable_name_is_one_subscription() -> None:
     assert len(log.state.subscriptions) == 2
 
 
+def test_what_kind_a_subscription_is_nothing_changes() -> None:
+    log = Log()
+    log.subscribe("1", name="n", shared=True)
+    log.subscribe("2", name="m", shared=True, lease=10.0)
+    for name, more, why in (
+        ("n", {"shared": True, "lease": 10.0}, "durability"), ("n", {}, "sharing"), ("m", {"shared": True}, "durability"),
+    ):  # fmt: skip
+        [refused] = log.subscribe("3", name=name, replace=True, **more)
+        assert isinstance(refused, Refused)
+        assert (refused.reason, refused.why) == ("kind", why)
+
+
 def test_a_durable_subscription_that_is_suspended_stays_and_is_taken_up_with_other_filters_or_on_request() -> None:
     log = Log()
     log.subscribe("1", name="n", filters=("f",))

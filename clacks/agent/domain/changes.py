@@ -47,8 +47,8 @@ class SubscriptionSuspended:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by a durable one with other filters), "suspended" (the
-    one of this name, and for `why`), "id-taken" or "unknown"."""
+    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by a durable one with other filters), "kind" (that
+    one has another `why`: durability or sharing), "suspended" (that one is, for the reason `why`), "id-taken" or "unknown"."""
 
     id: str
     reason: str

@@ -115,6 +115,9 @@ class State:
 
     def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
         made = _subscription(record, there.id, there.queue, offset)
+        kind = _kind_differs(made, there)
+        if kind:
+            return [Refused(record.id, "kind", record.by, kind)]
         same = made.asks_for == there.asks_for
         # Other filters than suspended ones take nothing from anybody, so they need not say that they replace them.
         replaces = record.replace or (there.suspended and made.filters != there.filters)
@@ -163,6 +166,13 @@ class State:
                 self.subscriptions.remove(id)
                 changes.append(SubscriptionRemoved(one, "lease"))
         return changes or [Ignored(record.by, "stale")]
+
+
+def _kind_differs(one: Subscription, other: Subscription) -> str:
+    """What nothing changes: their queues are of other kinds, and one that got a lease would be deleted at its end with what is in it."""
+    if bool(one.lease) != bool(other.lease):
+        return "durability"
+    return "sharing" if one.shared != other.shared else ""
 
 
 def _subscription(record: Subscribed, id: str, queue: str, offset: int) -> Subscription:  # noqa: A002

@@ -42,7 +42,7 @@ class Subscription:
     @property
     def asks_for(self) -> tuple[Any, ...]:
         """What makes it the same subscription, when one is asked for again under its name."""
-        return self.event, self.address, self.shared, self.filters
+        return self.event, self.address, self.filters
 
     def row(self) -> tuple[Any, ...]:
         """The arguments it can be made of again."""

@@ -89,6 +89,8 @@ class Services:
             return ClacksError("subscriptions-full", user=user, limit=self._broker.config.durable_per_user)
         if change.reason == "name-taken":
             return ClacksError("subscription-differs", name=name, what="filter")
+        if change.reason == "kind":
+            return ClacksError("subscription-other", name=name, what=change.why)
         if change.reason == "suspended":
             return ClacksError("filter-suspended", reason=change.why)
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
