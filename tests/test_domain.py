@@ -882,6 +882,41 @@ async def test_an_agent_whose_place_in_the_log_was_cut_off_begins_again(domain: 
         reader.close()
 
 
+@on("one", "two", "three", **{"broker.ingress": 8})
+async def test_an_agent_that_reads_the_log_anew_holds_up_nobody_and_answers_for_nothing(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    live = await anna.subscribe()
+    _, end = await anna.consume(live)
+    broker = _broker(domain.agents["two"])
+    control, held = broker.control, []
+    read, control.message = control.message, lambda *message: held.append(message)
+    control._start_again()
+    await until(lambda: broker._uplink.reconnects == 1 and held, "it is back, and has not read the log yet")
+    for slot in range(16):
+        assert await anna.tell(phone(slot), key=f"events.{slot}") is None
+    assert numbers(end) == list(range(16))
+    number = await anna.ask("renew", {"ids": [live["id"]]}, node="two")
+    deleted = await anna.ask("unsubscribe", {"id": live["id"]}, node="two")
+    control.message = read
+    while held:
+        read(*held.pop(0))
+    await until(lambda: anna.answers[number] and anna.answers[deleted], "it answers")
+    assert anna.answers[number][0]["result"] == []
+    assert anna.answers[deleted][0]["result"] is True
+    assert {queue.queue for queue in broker.ingress if queue._link is not None and queue._link.alive}
+
+
+@run
+async def test_an_agent_that_begins_anew_is_a_later_process_whatever_the_clock_says() -> None:
+    control = Control("one", "s", lambda change: None, lambda: None, lambda: None, lambda: (0.0, 0.0, 1, ()))
+    first = control.domain.incarnation
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("time.time_ns", lambda: first - 10**12)
+        control._start_again()
+    assert control.domain.incarnation > first
+    control._ticker.cancel()
+
+
 @on("one", "two")
 async def test_a_log_that_was_deleted_is_begun_anew(domain: Domain) -> None:
     anna = await domain.guest("anna")

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from ....amqp import ACCEPTED, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
 from ....amqp.message import annotate
 from ....common.brokers import Management
 from ....common.components.command import CORE
@@ -89,7 +89,7 @@ class ExternalBroker:
         self.subscriptions = DomainSubscriptions(
             bus, Sandbox(config.sandbox_workers, Budget(config.sandbox_seconds, config.sandbox_memory))
         )
-        self.superseded = False
+        self.superseded = self._started = False
         self.on_superseded: Callable[[], None] = lambda: None
         self._bus = bus
         self._loop = asyncio.get_running_loop()
@@ -127,8 +127,9 @@ class ExternalBroker:
                 "config-invalid", source=control_stream(self.domain), reason="the state of the domain is not in it, and no agent has it",
                 hint="Are the other agents running? If there is none, delete that stream on the broker; clients subscribe again.",
             ) from None  # fmt: skip
-        assert self._lines is not None
-        await self._take_part(self._lines)
+        self._started = True
+        if self._lines is not None:  # otherwise it is done when the broker is reached again
+            await self._join(self._lines)
         log.info("domain joined", extra={"domain": self.domain, "subscriptions": len(self.subscriptions.all)})
         return [str(url) for url in parse_urls(list(self.config.broker_url), self.domain)]
 
@@ -146,8 +147,10 @@ class ExternalBroker:
         for queue, encoded, done in unsent:
             self._outlets.send(queue, encoded, done)
         self.subscriptions.connect(self._outlets)
-        if self.control.joined.done():
+        if self.control.domain.may_take(now()):
             await self._take_part(lines)
+        elif self._started:
+            self._later(self._join(lines))
 
     def _down(self) -> None:
         self._lines = None
@@ -160,6 +163,18 @@ class ExternalBroker:
         self.subscriptions.disconnect()
         if outlets is not None:
             outlets.lost()
+
+    async def _join(self, lines: Lines) -> None:
+        """Take part as soon as the state of the domain is here. Before that, events would wait for this agent, and commands be answered by
+        one that knows nothing."""
+        await self.control.current()
+        if lines is not self._lines:
+            return
+        try:
+            await self._take_part(lines)
+        except AmqpError as error:
+            log.warning("the domain's queues were not attached", extra={"reason": str(error)})
+            lines.asking.abort()  # then everything is made again
 
     async def _take_part(self, lines: Lines) -> None:
         """Take events and commands; the state of the domain is here."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ....common.errors import ClacksError
 from ...access import refusal
 from ..catalogue import described
+from .services import current
 from .subscription import DomainSubscription
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ class DomainCatalogue:
 
     def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> Any:
         """Answers an awaitable. Whether it has consumers, only the broker knows: `force` makes no difference."""
-        return self._delete(self._find(user, name, owner).id, f"deleted by {user}")
+        return self._delete(user, name, owner)
 
-    async def _delete(self, id: str, reason: str) -> bool:  # noqa: A002
-        await self._broker.control.unsubscribe(id, reason)
+    async def _delete(self, user: str, name: str, owner: str | None) -> bool:
+        control = await current(self._broker.control)
+        await control.unsubscribe(self._find(user, name, owner).id, f"deleted by {user}")
         return True
 
     async def replay(self, user: str, name: str, owner: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ...domain import Refused, Subscribed, SubscriptionAdded, SubscriptionChange
 from ...domain import Subscription as Known
 from ..addresses import event_address
 from ..terms import DURABLE_OVERFLOWS, LIVE_OVERFLOWS, Terms, compiled
+from .control import Control
 from .names import subscription_queue
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ log = logging.getLogger("clacks.broker")
 
 # What the broker keeps of a queue that nobody uses beyond the lease, in seconds: the agents delete it, if there is one.
 _GRACE: Final = 60.0
+# How many leases a command waits for the state of the domain: as with what is written, half of what a client waits.
+BEHIND_LEASES: Final = 2
 
 
 class Services:
@@ -114,10 +118,10 @@ class Services:
         return arguments
 
     @Command(needs_user=True, idempotent=True)
-    def renew(self, user: str, ids: Sequence[str]) -> list[str]:
+    async def renew(self, user: str, ids: Sequence[str]) -> list[str]:
         """Go on with live subscriptions for another lease. The answer are those to subscribe to again: there is none (any more), or it is
         suspended, which the answer to that explains."""
-        control = self._broker.control
+        control = await current(self._broker.control)
         found = [control.domain.subscription(str(one)) for one in ids]
         own = [known for known in found if known is not None and known.user == user and not known.suspended]
         control.renew(known.id for known in own if known.lease)
@@ -127,12 +131,23 @@ class Services:
     @Command(needs_user=True, idempotent=True)
     async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
         """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
-        known = self._broker.control.domain.subscription(str(id))
+        control = await current(self._broker.control)
+        known = control.domain.subscription(str(id))
         if known is None or (known.user != user and not self._broker.subscriptions.bus.administers(user)):
             return False
         if not (known.shared and known.lease and not delete):
-            await self._broker.control.unsubscribe(known.id, f"by {user}")
+            await control.unsubscribe(known.id, f"by {user}")
         return True
+
+
+async def current(control: Control) -> Control:
+    """The domain as it is now. Raises ClacksError domain-unsettled if this agent does not find out."""
+    try:
+        async with asyncio.timeout(BEHIND_LEASES * control.domain.timing.lease):
+            await control.current()
+    except TimeoutError:
+        raise ClacksError("domain-unsettled", reason="this agent has lost touch with the others") from None
+    return control
 
 
 def terms_of(known: Known) -> Terms:
