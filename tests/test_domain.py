@@ -102,6 +102,34 @@ async def test_a_refused_event_lies_in_rejected_with_code_and_reason(domain: Dom
 
 
 @on("one")
+async def test_a_refused_event_is_kept_though_its_agent_dies_or_its_queue_is_deleted(domain: Domain) -> None:
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    broker = _broker(domain.agents["one"])
+    held: list[str] = []
+    broker.send = lambda queue, *message, **how: held.append(queue)
+    await anna.publish(b"<first")
+    rejected = f"{domain.name}.rejected"
+    await until(lambda: held == [rejected], "the agent is about to put it aside")
+    domain.crash("one")
+    await domain.agent("two")
+
+    async def kept() -> list[bytes]:
+        end = End()
+        (await admin.connection.attach_receiver(Terminus(f"/queues/{rejected}"), handler=end, alone=True)).window = 10
+        await until(lambda: end.received, "the refused event")
+        return [bytes(message.body) for message in end.messages]
+
+    assert await kept() == [b"<first"]
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    await management.delete_queue(rejected)
+    await anna.publish(b"<second")
+    while not await queue_there(domain.rabbit, rejected):  # the test's deadline ends it
+        await asyncio.sleep(0.05)
+    assert await kept() == [b"<second"]
+    management.connection.abort()
+
+
+@on("one")
 async def test_whoever_asks_is_told_what_became_of_the_event(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe())
@@ -747,6 +775,33 @@ def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
             assert runs["t"] == [first]
 
     scene(rabbitmq, tmp_path)
+
+
+@on("one")
+async def test_a_reply_queue_that_takes_nothing_or_is_not_there_costs_nobody_else_anything(domain: Domain) -> None:
+    """An ordinary user may make reply queues of any kind, and name those that there are not."""
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    hers = await bert.subscribe()
+    _, end = await bert.consume(hers)
+    assert await bert.tell(phone(1)) is None
+    broker = _broker(domain.agents["one"])
+    link = broker._outlets._open[hers["queue"]]._link
+    full = f"{anna.reply}full"
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url("anna"))))
+    await management.declare_queue(full, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
+    for number in range(100):
+        await anna.ask("getSessionUser", reply=full if number % 2 else f"{anna.reply}{number}")
+    sender, _ = await anna.sender("events.7")
+    answer = {"x-opt-clacks-answer": full, "x-opt-clacks-token": "t"}
+    sender.send(Draft(phone(2), Properties(user_id=b"anna"), annotations=answer).encode())
+    await until(lambda: numbers(end) == [1, 2], "the event")
+    assert await bert.call("getSessionUser") == "bert"
+    await until(lambda: not any(queue.under_way for queue in broker._queues), "all are done with")
+    assert broker._outlets._open[hers["queue"]]._link is link
+    assert link.alive
+    assert all(outlet.idle for outlet in broker._outlets._open.values())
+    assert not [queue for queue in broker._outlets._open if queue.startswith(anna.reply) and queue not in (full, anna.reply)]
+    management.connection.abort()
 
 
 @on("one", "two")

@@ -99,7 +99,7 @@ class ExternalBroker:
         self._lines: Lines | None = None
         self._outlets: Outlets | None = None
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
-        self._unsent: list[tuple[str, bytes, Sent]] = []
+        self._unsent: list[tuple[str, bytes, Sent, bool]] = []
         self._ended: dict[str, float] = {}  # queues to be deleted, and until when
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
@@ -144,8 +144,8 @@ class ExternalBroker:
         answers.window = ANSWERS
         await self.control.attach(lines.asking, lines.broker)
         unsent, self._unsent = self._unsent, []
-        for queue, encoded, done in unsent:
-            self._outlets.send(queue, encoded, done)
+        for queue, encoded, done, insist in unsent:
+            self.send(queue, encoded, done, insist=insist)
         self.subscriptions.connect(self._outlets)
         if self.control.domain.may_take(now()):
             await self._take_part(lines)
@@ -201,8 +201,7 @@ class ExternalBroker:
         for slot in range(SLOTS):
             await management.bind(ingress_queue(domain, slot % self.config.broker_ingress), domain, slot_key(slot))
         await management.bind(ingress_queue(domain, 0), domain, EVENTS)
-        rejected = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
-        await management.declare_queue(rejected_queue(domain), arguments=rejected)
+        await self._declare_rejected(management)
         for target in self._targets():
             shared, own = command_queue(domain, target), command_queue(domain, target, node)
             await management.declare_queue(shared, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1})
@@ -211,6 +210,10 @@ class ExternalBroker:
             await management.bind(own, domain, command_key(target, node))
         await management.declare_queue(agent_queue(domain, node), durable=False, auto_delete=True)
         await self.control.declare(management)
+
+    async def _declare_rejected(self, management: Management) -> None:
+        arguments = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
+        await management.declare_queue(rejected_queue(self.domain), arguments=arguments)
 
     async def _agree(self, management: Management) -> None:
         """All agents of a domain must have the same number of ingress queues, or events would come twice and others never. A queue in which
@@ -270,12 +273,12 @@ class ExternalBroker:
         for subscription in routed.undecided:
             subscription.offer(encoded, incoming, confirmed)
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None:
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None:
         """Send something that is no event; when the broker is away, as soon as it is back."""
         if self._outlets is None:
-            self._unsent.append((queue, encoded, done))
+            self._unsent.append((queue, encoded, done, insist))
         else:
-            self._outlets.send(queue, encoded, done)
+            self._outlets.send(queue, encoded, done, insist=insist)
 
     def permissions_changed(self) -> None:
         self.subscriptions.permissions_changed()
@@ -378,15 +381,35 @@ class ExternalBroker:
         except ClacksError:
             return
         told = json.dumps({"error": None if error is None else error.to_json()})
-        self.send(queue, Draft(told, Properties(correlation_id=token, content_type="application/json")).encode(), _nobody)
+        draft = Draft(told, Properties(correlation_id=token, content_type="application/json"))
+        self.send(queue, draft.encode(), _nobody, insist=False)
 
-    def _reject(self, encoded: bytes, error: ClacksError) -> None:
+    def _reject(self, encoded: bytes, error: ClacksError, done: Sent) -> None:
+        """Put a refused event aside."""
         try:
-            message = Message(encoded)
-            kept = annotate(message.bare, {CODE: error.code, REASON: str(error)[:1024]})
-        except ValueError:
+            kept = annotate(Message(encoded).bare, {CODE: error.code, REASON: str(error)[:1024]})
+        except ValueError as unreadable:
+            log.warning("a refused event is no message, and is not kept", extra={"reason": str(unreadable)})
+            done(Fate.STORED)
             return
-        self.send(rejected_queue(self.domain), kept, _nobody)
+
+        def told(fate: Fate) -> None:
+            if fate is Fate.NO_QUEUE:  # somebody has deleted it
+                self._later(self._put_aside(kept, done))
+            else:
+                done(fate)
+
+        self.send(rejected_queue(self.domain), kept, told, insist=True)
+
+    async def _put_aside(self, kept: bytes, done: Sent) -> None:
+        """Make the queue again."""
+        try:
+            await self._declare_rejected(self.management)
+        except ClacksError as error:
+            log.warning("a refused event is not kept", extra={"reason": str(error)})
+            done(Fate.NO_QUEUE)
+        else:
+            self.send(rejected_queue(self.domain), kept, done, insist=True)
 
     # --- commands.Desk ---
 
@@ -404,7 +427,7 @@ class ExternalBroker:
         # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
         draft = Draft(json.dumps(request), asked, ttl=int(seconds * 1000))
         try:
-            self.send(command_queue(self.domain, target, node), draft.encode(), _nobody)
+            self.send(command_queue(self.domain, target, node), draft.encode(), _nobody, insist=True)
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:

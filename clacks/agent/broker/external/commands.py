@@ -52,7 +52,7 @@ class Desk(Protocol):
     def described(self, target: str, method: str) -> Mapping[str, Any]:
         """What getMethods shows of a command that other nodes serve; empty if there is none."""
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None: ...
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None: ...
 
     async def ask(self, target: str, node: str, user: str, request: dict[str, Any], seconds: float) -> str:
         """Another node's answer to a request. Raises Gone, ClacksError command-timeout."""
@@ -108,7 +108,7 @@ class CommandQueue:
 
     async def _sent(self, queue: str, encoded: bytes) -> Fate:
         fate: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
-        self._desk.send(queue, encoded, fate.set_result)
+        self._desk.send(queue, encoded, fate.set_result, insist=False)
         return await fate
 
     def _reply_to(self, message: Message, user: str) -> str:

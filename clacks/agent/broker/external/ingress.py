@@ -1,4 +1,4 @@
-"""The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it.
+"""The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it, or that of refused ones.
 
 Each queue gives its events to one agent at a time. Which one, the consumers' priorities say: every agent computes its own for each queue
 from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes. What cannot
@@ -21,6 +21,7 @@ from ...intake import Intake, Lane
 from ..conditions import as_outcome
 from ..envelope import incoming_event
 from .names import ANSWER, TOKEN, sender_of
+from .outlets import Fate, Sent
 
 # Events of one queue under way in an agent: what it may have to do again if it is killed, and enough for some milliseconds of the broker's.
 WINDOW: Final = 400
@@ -53,7 +54,7 @@ class Ingress:
         intake: Intake,
         may_take: Callable[[], bool],
         answer: Answer,
-        reject: Callable[[bytes, ClacksError], None],
+        reject: Callable[[bytes, ClacksError, Sent], None],
     ) -> None:
         """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused."""
         self.queue = queue
@@ -131,9 +132,14 @@ class Ingress:
                 return
             if queue:
                 self._answer(user, queue, token, error)
-            if error is not None:
-                self._reject(encoded, error)
-            self._settle(link, number, encoded)
+            if error is None:
+                self._settle(link, number, encoded)
+            else:
+                self._reject(encoded, error, put_aside)
+
+        def put_aside(fate: Fate) -> None:
+            if fate is not Fate.LOST and link is self._link and link.alive:
+                self._settle(link, number, encoded)
 
         try:
             message = Message(encoded)

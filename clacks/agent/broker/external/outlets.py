@@ -1,7 +1,7 @@
 """The ways out: a link to each queue that something is sent to, made when it is first needed, and what becomes of what is sent.
 
 Whoever sends hears once, through `done`, what became of it. What a broker does not take for the moment is sent again, in its order, until
-it does.
+it does; unless the queue is one that a user has made and named, which must not keep an agent busy, whatever kind of queue it is.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender, Terminus
 from ....common.brokers import Broker
 
 log = logging.getLogger("clacks.broker")
 
 
 class Fate(Enum):
-    """What became of a message: the broker has it; there is no such queue, so nobody waits for it; or the connection was lost before the
-    broker said anything, which may have it or not."""
+    """What became of a message: the broker has it; there is no such queue, so nobody waits for it; the broker did not take it, and nobody
+    insisted; or the connection was lost before the broker said anything, which may have it or not."""
 
     STORED = auto()
     NO_QUEUE = auto()
+    NOT_TAKEN = auto()
     LOST = auto()
 
 
@@ -48,10 +49,11 @@ class Outlets:
         self.probing = asyncio.Lock()
         self._open: OrderedDict[str, Outlet] = OrderedDict()
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None:
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool = True) -> None:
+        """Always with the same `insist` for one queue: whether what is not taken is sent again."""
         outlet = self._open.get(queue)
         if outlet is None:
-            outlet = self._open[queue] = Outlet(self, queue)
+            outlet = self._open[queue] = Outlet(self, queue, insist)
             if len(self._open) > LINKS:
                 self._close_one()
         else:
@@ -80,8 +82,8 @@ class Outlets:
 class Outlet:
     """The handler of a link to one queue."""
 
-    def __init__(self, outlets: Outlets, queue: str) -> None:
-        self._outlets, self._queue = outlets, queue
+    def __init__(self, outlets: Outlets, queue: str, insists: bool) -> None:
+        self._outlets, self._queue, self._insists = outlets, queue, insists
         self._waiting: deque[tuple[bytes, Sent]] = deque()
         self._again: list[tuple[int, tuple[bytes, Sent]]] = []
         self._number = 0
@@ -142,15 +144,22 @@ class Outlet:
 
     async def _shared(self) -> Sender:
         """A link in a session with others. RabbitMQ 4.0 refuses one by ending its session, and all that are attached at that time hear of
-        the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64."""
+        the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64. What a
+        user has named is tried there first, as nobody is to end that session at will."""
         connection, target = self._outlets.connection, self._outlets.broker.queue(self._queue)
+        if not self._insists:
+            await self._probe(target)
         while True:
             try:
                 return await connection.attach_sender(target, handler=self)
             except AmqpError:
-                async with self._outlets.probing:
-                    probe = await connection.attach_sender(target, alone=True)
-                    probe.close()
+                await self._probe(target)
+
+    async def _probe(self, target: Terminus) -> None:
+        """Raises AmqpError if the queue itself is what is wrong."""
+        async with self._outlets.probing:
+            probe = await self._outlets.connection.attach_sender(target, alone=True)
+            probe.close()
 
     def _lost(self, condition: Condition | None) -> None:
         """The link is gone. Where the queue is gone too, so is what was for it; otherwise another link takes it."""
@@ -160,6 +169,8 @@ class Outlet:
         elif self._outlets.connection.alive and self._waiting:
             if condition is not None and condition.name == _BYSTANDER:
                 self._attach()
+            elif not self._insists:
+                self._outlets.forget(self._queue)
             else:
                 log.warning("queue not reached", extra={"queue": self._queue, "reason": str(condition)})
                 self._retry(self._attach)
@@ -190,6 +201,8 @@ class Outlet:
         self._unsettled -= 1
         if outcome is ACCEPTED:
             token[1][1](Fate.STORED)
+        elif not self._insists:
+            token[1][1](Fate.NOT_TAKEN)
         else:  # full, or one of its replicas is away: a broker refuses nothing for what it says
             self._again.append(token)
         if self._again:
