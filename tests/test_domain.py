@@ -389,6 +389,36 @@ async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: D
 
 
 @on("one", "two")
+async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes(domain: Domain) -> None:
+    """As with a young quorum queue after a crash: its subscription is in the log, and its owner could never receive again."""
+    anna = await domain.guest("anna")
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    for terms in ({"durable": "kept", "max_age": 60}, {"shared": "work"}):
+        first = await anna.subscribe(**terms)
+        await management.delete_queue(first["queue"])
+        assert await anna.subscribe(**terms) == first
+        _, end = await anna.consume(first)
+        assert await anna.tell(phone(1)) is None
+        await until(lambda end=end: numbers(end) == [1], "the event")  # type: ignore[misc]
+    assert await anna.subscribe(durable="kept", max_age=60, max_bytes=10_000) == await anna.subscribe(durable="kept", max_age=60)
+    management.connection.abort()
+
+
+@on("one")
+async def test_terms_of_the_wrong_kind_are_refused_with_what_is_expected(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    wrong: list[dict[str, Any]] = [
+        *({"filters": filters} for filters in ("//*", None, 5, [None], {"a": 1})),
+        *({"durable": "d", "max_age": value} for value in (-1, 0, "5", 1e300, True)),
+        *({"durable": "d", "max_bytes": value} for value in (-1, "x", 2**70, [1])),
+    ]
+    for params in wrong:
+        error = await refused(anna.call("subscribe", params))
+        assert (error.code, next(reversed(params)) in error.message) == ("link-refused", True)
+    assert queues_of(domain.rabbit, domain.name, "sub.") == []
+
+
+@on("one", "two")
 async def test_consumers_share_what_they_name_alike(domain: Domain) -> None:
     anna, again = await domain.guest("anna"), await domain.guest("anna")
     first, second = await anna.subscribe(shared="work"), await again.subscribe(shared="work")

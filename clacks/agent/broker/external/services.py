@@ -25,6 +25,8 @@ log = logging.getLogger("clacks.broker")
 
 # What the broker keeps of a queue that nobody uses beyond the lease, in seconds: the agents delete it, if there is one.
 _GRACE: Final = 60.0
+# Seconds and bytes that may be asked for: beyond any use, and what fits an argument of a queue in milliseconds.
+MOST: Final = 1e15
 # How many leases a command waits for the state of the domain: as with what is written, half of what a client waits.
 BEHIND_LEASES: Final = 2
 
@@ -42,8 +44,9 @@ class Services:
     ) -> dict[str, Any]:  # fmt: skip
         """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew."""
         broker = self._broker
+        _check(filters, max_age, max_bytes)
         for text in filters:
-            compiled(str(text))
+            compiled(text)
         self._permit(user, event, durable)
         allowed = DURABLE_OVERFLOWS if durable else LIVE_OVERFLOWS[:1]
         if overflow and overflow not in allowed:
@@ -58,25 +61,32 @@ class Services:
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]
         queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
-        there = broker.control.domain.named(user, name)
-        if there is None:
+        declared = broker.control.domain.named(user, name) is None
+        if declared:  # before anything is routed to it
             await broker.management.declare_queue(queue, arguments=arguments)
         by = broker.control.domain.by()
         record = Subscribed(
-            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(map(str, filters)), event, address, name,
+            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
             bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
         )  # fmt: skip
         change = await broker.control.subscribe(record)
-        added = isinstance(change, SubscriptionAdded)
-        if there is not None and added:  # it has ended meanwhile
-            await broker.management.declare_queue(queue, arguments=arguments)
-        elif there is None and not added:
+        if declared and not isinstance(change, SubscriptionAdded):
             await broker.management.delete_queue(queue)
         if isinstance(change, Refused):
             raise self._refused(change, user, name)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
+        if not (declared and known.queue == queue):
+            await self._there(known.queue, arguments)
         return {"id": known.id, "queue": known.queue, "lease": known.lease}
+
+    async def _there(self, queue: str, arguments: dict[str, Any]) -> None:
+        """See to it that a queue is there: the broker may have lost it, or somebody deleted it, and its owner alone knows its limits."""
+        try:
+            await self._broker.management.declare_queue(queue, arguments=arguments)
+        except ClacksError as error:
+            if error.values.get("status") != 409:  # it is there, with other limits
+                raise
 
     def _permit(self, user: str, event: str, durable: str) -> None:
         bus = self._broker.subscriptions.bus
@@ -108,7 +118,7 @@ class Services:
             return {"x-expires": int((config.broker_lease + _GRACE) * 1000), **limits}
         arguments: dict[str, Any] = {
             "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries,
-            "x-max-length-bytes": min(max_bytes or config.durable_bytes, config.durable_bytes),
+            "x-max-length-bytes": int(min(max_bytes or config.durable_bytes, config.durable_bytes)),
             "x-overflow": "drop-head" if loses else "reject-publish",
         }  # fmt: skip
         if not shared:
@@ -138,6 +148,15 @@ class Services:
         if not (known.shared and known.lease and not delete):
             await control.unsubscribe(known.id, f"by {user}")
         return True
+
+
+def _check(filters: Any, max_age: Any, max_bytes: Any) -> None:
+    """Raises ClacksError link-refused for what is not of the kind that it has to be: JSON may hold anything."""
+    if not isinstance(filters, list | tuple) or not all(isinstance(text, str) for text in filters):
+        raise ClacksError("link-refused", reason="filters is a list of texts, each an XQuery filter.")
+    for name, value in (("max_age", max_age), ("max_bytes", max_bytes)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST):
+            raise ClacksError("link-refused", reason=f"{name} is {str(value)[:40]!r}; a number above 0 is expected.")
 
 
 async def current(control: Control) -> Control:
