@@ -419,6 +419,24 @@ async def test_terms_of_the_wrong_kind_are_refused_with_what_is_expected(domain:
 
 
 @on("one", "two")
+async def test_a_queue_that_cannot_be_deleted_keeps_no_other_from_it(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    first, second = await anna.subscribe(durable="first"), await anna.subscribe(durable="second")
+    for agent in domain.agents.values():
+        management = _broker(agent)._lines.management
+
+        async def delete(queue: str, delete: Any = management.delete_queue) -> None:
+            if queue == first["queue"]:
+                raise ClacksError("broker-refused", doing="Deleting", reason="it has no majority", hint="")
+            await delete(queue)
+
+        management.delete_queue = delete
+    for one in (first, second):
+        assert await anna.call("unsubscribe", {"id": one["id"]}) is True
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [first["queue"]], "the other one is deleted")
+
+
+@on("one", "two")
 async def test_consumers_share_what_they_name_alike(domain: Domain) -> None:
     anna, again = await domain.guest("anna"), await domain.guest("anna")
     first, second = await anna.subscribe(shared="work"), await again.subscribe(shared="work")
@@ -805,6 +823,18 @@ def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
             assert runs["t"] == [first]
 
     scene(rabbitmq, tmp_path)
+
+
+@on("one")
+async def test_an_agent_whose_queue_for_answers_was_deleted_is_answered_again(domain: Domain) -> None:
+    await domain.agent("two", serving(Plugin("two")))
+    broker = _broker(domain.agents["one"])
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    await management.delete_queue(f"{domain.name}.agent.one")
+    await until(lambda: broker._uplink.reconnects == 1, "it makes everything again")
+    asked = {"method": "add", "params": [1, 2], "id": "1"}
+    assert '"result": 3' in await broker.ask("plugin", "two", "anna", asked, 10.0)
+    management.connection.abort()
 
 
 @on("one")

@@ -74,6 +74,7 @@ DELETING: Final = 120.0
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
 REJECTED_BYTES: Final = 64 * 2**20
 _DURABLE: Final = header(None, durable=True)
+AGAIN: Final = 1.0  # seconds after which the next queue is deleted, when one could not be
 ANSWERS: Final = 100  # under way to an agent
 
 
@@ -136,6 +137,7 @@ class ExternalBroker:
     async def _up(self, lines: Lines) -> None:
         """The broker can be reached (again)."""
         self._lines = lines
+        self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
         await self._declare(lines.management)
         self._outlets = Outlets(lines.giving, lines.broker)
         answers = await lines.asking.attach_receiver(
@@ -347,13 +349,17 @@ class ExternalBroker:
         while True:
             await asyncio.sleep(TICK)
             for queue, end in list(self._ended.items()):
+                if self._lines is None or not self._lines.management.alive:
+                    break
                 if now() > end:
                     del self._ended[queue]
-                elif self._lines is not None and self._lines.management.alive and self.control.domain.leads(now()):
+                elif self.control.domain.leads(now()):
                     try:
                         await self._lines.management.delete_queue(queue)
                     except ClacksError as error:
                         log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
+                        self._ended[queue] = self._ended.pop(queue)  # the others are not to wait for it
+                        await asyncio.sleep(AGAIN)
                         break
                     self._ended.pop(queue, None)
 
@@ -460,7 +466,9 @@ class _Answers:
 
     def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
 
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        if condition is not None and link.connection.alive:
+            link.connection.abort()  # then everything is made again
 
 
 def _nobody(fate: Fate) -> None:
