@@ -14,8 +14,9 @@ import pytest
 from brokers import RabbitMQ
 from clacks.agent.access import Access, Call, Rule
 from clacks.agent.agent import Agent
+from clacks.agent.broker.external import commands
 from clacks.agent.broker.external.control import Control, now
-from clacks.agent.broker.external.ingress import Ingress
+from clacks.agent.broker.external.ingress import MOST, Ingress
 from clacks.agent.config import load
 from clacks.agent.domain import Timing
 from clacks.agent.users import UserBook
@@ -1074,6 +1075,37 @@ async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domai
     _, end = await anna.consume(kept)
     await until(lambda: len(end.received) >= 600, "all of them")
     assert sorted(set(numbers(end))) == list(range(600))
+
+
+@on("one")
+async def test_an_agent_has_so_many_events_in_hand_and_no_more(domain: Domain) -> None:
+    """Where a durable queue is full, what is behind waits at the broker."""
+    anna = await domain.guest("anna")
+    kept = await anna.subscribe(durable="kept", max_bytes=60_000, overflow="refuse")
+    (ingress,) = [one for one in _ingress(domain) if one.queue.endswith("1")]
+    await anna.publish(*(phone(number) for number in range(8000)))
+    await until(lambda: ingress._link is not None and ingress._link.unsettled >= MOST, "it has as many as may be")
+    assert ingress._link is not None
+    for _ in range(20):
+        assert await anna.call("getSessionUser") == "anna"
+        assert ingress._link.unsettled <= MOST + 1
+    _, end = await anna.consume(kept, window=2000)
+    await until(lambda: len(end.received) >= 8000, "all of them")
+    assert ingress._link.alive
+
+
+@on()
+async def test_an_agent_has_so_many_commands_under_way_and_no_more(domain: Domain) -> None:
+    plugin = Plugin("one")
+    await domain.agent("one", serving(plugin))
+    anna = await domain.guest("anna")
+    (queue,) = [one for one in _broker(domain.agents["one"])._queues if one.queue.endswith(".plugin")]
+    asked = [await anna.ask("who", ["t"], "plugin") for _ in range(1300)]
+    await until(lambda: plugin.waiting >= commands.MOST, "as many as may be")
+    assert await anna.call("getSessionUser") == "anna", "others go on"
+    assert queue.under_way == commands.MOST
+    plugin.go_on.set()
+    await until(lambda: all(anna.answers[one] for one in asked), "all are answered")
 
 
 @on("one")

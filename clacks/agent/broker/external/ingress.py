@@ -23,10 +23,13 @@ from ..envelope import incoming_event
 from .names import ANSWER, TOKEN, sender_of
 from .outlets import Fate, Sent
 
-# Events of one queue under way in an agent: what it may have to do again if it is killed, and enough for some milliseconds of the broker's.
+# Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
 WINDOW: Final = 400
-# Bytes of them, beyond which the agent reads no more of the queue until half is done: large events fill the memory long before the window.
-WINDOW_BYTES: Final = 32 * 2**20
+# Events of one queue in hand, and their bytes, beyond which the agent reads no more of it until half is done. That is what it may have to
+# do again if it is killed, and what it keeps where a durable queue is full: at full speed a broker has some 400 of them to confirm, and
+# large ones fill the memory long before there are as many.
+MOST: Final = 2_000
+MOST_BYTES: Final = 32 * 2**20
 # Pause before what the bus could not take is tried again, in seconds.
 PAUSE: Final = 0.1
 
@@ -96,7 +99,7 @@ class Ingress:
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         self._bytes += len(encoded)
-        if self._bytes > WINDOW_BYTES:
+        if self._bytes > MOST_BYTES or link.unsettled > MOST:
             link.pause()
         if self._held or not self._may_take():
             self._held.append((number, encoded))
@@ -106,7 +109,7 @@ class Ingress:
     def _settle(self, link: Receiver, number: int, encoded: bytes) -> None:
         link.settle(number, ACCEPTED)
         self._bytes -= len(encoded)
-        if link.paused and self._bytes < WINDOW_BYTES // 2:
+        if link.paused and self._bytes < MOST_BYTES // 2 and link.unsettled < MOST // 2:
             link.paused = False
             asyncio.get_running_loop().call_soon(link.resume)
 
