@@ -17,6 +17,7 @@ from clacks.agent.agent import Agent
 from clacks.agent.broker.external import commands
 from clacks.agent.broker.external.control import Control, now
 from clacks.agent.broker.external.ingress import MOST, Ingress
+from clacks.agent.broker.external.names import sender_of
 from clacks.agent.config import load
 from clacks.agent.domain import Timing
 from clacks.agent.users import UserBook
@@ -161,6 +162,28 @@ async def test_without_a_user_id_an_event_is_refused_and_a_forged_one_the_broker
     await anna.publish(phone(3), key="events.4")
     await until(lambda: end.received, "an honest one")
     assert numbers(end) == [3]
+
+
+@on("one")
+async def test_a_user_of_the_broker_is_not_taken_for_an_agent(domain: Domain) -> None:
+    """Who is called node/NAME there would have every right."""
+    domain.rules = ()
+    await domain.stop("one")
+    await domain.agent("one")
+    permit(domain.rabbit, "node/one")
+    false, admin = await domain.guest("node/one"), await domain.guest()
+    _, end = await admin.consume(await admin.subscribe())
+    number = await false.ask("shutdown")
+    await false.publish(phone(1))
+    rejected = End()
+    (await admin.connection.attach_receiver(Terminus(f"/queues/{domain.name}.rejected"), handler=rejected)).window = 10
+    await until(lambda: rejected.received, "it is refused")
+    assert rejected.messages[0].annotations["x-opt-clacks-code"] == "user-removed"
+    assert await admin.tell(phone(2)) is None
+    await until(lambda: numbers(end) == [2], "an honest one")
+    assert number not in false.answers
+    with pytest.raises(ClacksError, match="not known to the agent"):
+        sender_of(Message(Draft(b"", Properties(user_id=b"\xff")).encode()))
 
 
 @on("one", "two")

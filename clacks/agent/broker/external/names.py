@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from ....amqp import Message
 from ....common.brokers import owners_part, replies_of
 from ....common.errors import ClacksError
+from ...access import NODE
 
 # Keys that publishers choose from, each bound to one of the ingress queues: so they need not know how many there are, and it can change.
 SLOTS: Final = 64
@@ -71,8 +72,16 @@ def reply_queue(domain: str, user: str, given: str) -> str:
 
 
 def sender_of(message: Message) -> str:
-    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing."""
+    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing, user-removed.
+
+    A broker's users may be called anything. What an agent says of itself is no user's name, and may do everything."""
     found = message.properties.user_id
     if not isinstance(found, bytes):
         raise ClacksError("user-id-missing")
-    return found.decode("utf-8", "replace")
+    try:
+        user = found.decode()
+    except UnicodeDecodeError:
+        raise ClacksError("user-removed", user=repr(found)) from None
+    if user.startswith(NODE):
+        raise ClacksError("user-removed", user=user)
+    return user
