@@ -251,6 +251,23 @@ def test_the_consumer_of_a_suspended_subscription_is_told_why(url: str, agent: R
     scene()
 
 
+def test_a_durable_subscription_whose_queue_the_broker_has_lost_gets_another(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        keep = Keep(durable="lost")
+        async with clacks.connect(url) as bus, managed(bus) as management:
+            (await bus.events(BUSY, keep=keep).open()).close()
+            (known,) = agent.subscriptions
+            await management.delete_queue(known.queue)
+            events = await bus.events(BUSY, keep=keep).open()
+            await bus.send(PHONE)
+            assert number_of(await anext(events)) == 12345
+            events.close(delete=True)
+        await until(lambda: not agent.subscriptions, "it is deleted")
+
+    scene()
+
+
 def test_nothing_is_lost_while_the_connection_is(url: str, agent: RunningAgent) -> None:
     @run
     async def scene() -> None:

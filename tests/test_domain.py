@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -420,11 +421,12 @@ async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes
     for terms in ({"durable": "kept", "max_age": 60}, {"shared": "work"}):
         first = await anna.subscribe(**terms)
         await management.delete_queue(first["queue"])
-        assert await anna.subscribe(**terms) == first
+        assert await anna.subscribe(**terms, restore=True) == first
         _, end = await anna.consume(first)
         assert await anna.tell(phone(1)) is None
         await until(lambda end=end: numbers(end) == [1], "the event")  # type: ignore[misc]
-    assert await anna.subscribe(durable="kept", max_age=60, max_bytes=10_000) == await anna.subscribe(durable="kept", max_age=60)
+    kept = await anna.subscribe(durable="kept", max_age=60)
+    assert await anna.subscribe(durable="kept", max_age=60, max_bytes=10_000, restore=True) == kept
     management.connection.abort()
 
 
@@ -440,6 +442,47 @@ async def test_terms_of_the_wrong_kind_are_refused_with_what_is_expected(domain:
         error = await refused(anna.call("subscribe", params))
         assert (error.code, next(reversed(params)) in error.message) == ("link-refused", True)
     assert queues_of(domain.rabbit, domain.name, "sub.") == []
+
+
+@on("one", "two", "three")
+async def test_whatever_crosses_leaves_no_queue_and_no_subscription_that_not_every_agent_knows(domain: Domain) -> None:
+    """One name: asked for, replaced and ended through all agents at once."""
+    guests = [await domain.guest("anna") for _ in range(6)]
+
+    async def work(guest: Guest, chance: random.Random) -> None:
+        for _ in range(25):
+            node = chance.choice(("one", "two", "three"))
+            filters = [f"//*:CallerId > {chance.randint(1, 2)}"]
+            terms = {"filters": filters, "durable": "kept", "replace": chance.random() < 0.5}
+            try:
+                known = await guest.call("subscribe", terms, node=node)
+            except Failed as error:
+                if error.code != "subscription-differs":
+                    raise
+                continue
+            if chance.random() < 0.7:
+                await guest.call("unsubscribe", {"id": known["id"]}, node=chance.choice(("one", "two", "three")))
+
+    await asyncio.gather(*(work(guest, random.Random(number)) for number, guest in enumerate(guests)))
+    controls = [_broker(agent).control for agent in domain.agents.values()]
+    await until(lambda: len({control.domain.digest() for control in controls}) == 1, "all know the same")
+    kept = sorted(one.queue for one in controls[0].domain.subscriptions())
+    while queues_of(domain.rabbit, domain.name, "sub.") != kept:  # the test's deadline ends it; the agents need the loop in between
+        await asyncio.sleep(0.2)
+    assert not any(control._asked or control._waiting for control in controls)
+
+
+@on("one")
+async def test_an_agent_whose_requests_the_broker_ended_makes_others(domain: Domain) -> None:
+    """As RabbitMQ 4.0.5 does where a declaration crosses the deletion of the same queue."""
+    anna = await domain.guest("anna")
+    management = _broker(domain.agents["one"])._lines.management
+    kept = await anna.subscribe(durable="kept")
+    management.close()
+    other = await anna.subscribe(durable="other")
+    management.close()
+    assert await anna.call("unsubscribe", {"id": kept["id"]}) is True
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [other["queue"]], "it is deleted")
 
 
 @on("one", "two")
@@ -861,6 +904,15 @@ async def test_an_agent_whose_queue_for_answers_was_deleted_is_answered_again(do
     management.connection.abort()
 
 
+@on("one", "two")
+async def test_a_node_without_its_queue_is_not_waited_for(domain: Domain) -> None:
+    broker = _broker(domain.agents["one"])
+    asked = {"method": "getNodes", "params": [], "id": "1"}
+    with pytest.raises(commands.Gone):
+        await broker.ask("core", "nobody", "anna", asked, 600.0)
+    assert not broker._asking
+
+
 @on("one")
 async def test_a_reply_queue_that_takes_nothing_or_is_not_there_costs_nobody_else_anything(domain: Domain) -> None:
     """An ordinary user may make reply queues of any kind, and name those that there are not."""
@@ -918,7 +970,7 @@ def test_agents_go_on_when_the_broker_is_back(tmp_path: Path) -> None:
         @on("one", "two")
         async def scene(domain: Domain) -> None:
             anna = await domain.guest("anna")
-            kept = await anna.subscribe(durable="kept")
+            kept = await anna.subscribe(durable="kept", event="PhoneStatus")
             assert await anna.tell(phone(1)) is None
             await asyncio.to_thread(broker.flush)
             await asyncio.to_thread(broker.restart)
@@ -926,7 +978,7 @@ def test_agents_go_on_when_the_broker_is_back(tmp_path: Path) -> None:
             end = asyncio.get_running_loop().time() + 40
             while True:  # agents come back one after the other, and lease by lease
                 try:
-                    assert await again.subscribe(durable="kept") == kept
+                    assert await again.subscribe(durable="kept", event="PhoneStatus") == kept
                     break
                 except (AssertionError, Failed):
                     assert asyncio.get_running_loop().time() < end
@@ -934,7 +986,8 @@ def test_agents_go_on_when_the_broker_is_back(tmp_path: Path) -> None:
             _, got = await again.consume(kept)
             await until(lambda: len(got.received) >= 2, "both events")
             assert numbers(got) == [1, 2]
-            assert [_broker(agent)._uplink.reconnects for agent in domain.agents.values()] == [1, 1]
+            uplinks = [_broker(agent)._uplink for agent in domain.agents.values()]
+            await until(lambda: [uplink.reconnects for uplink in uplinks] == [1, 1], "both are back, the second in its own time")
 
         scene(broker, tmp_path)
 

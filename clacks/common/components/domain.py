@@ -154,6 +154,9 @@ class DomainRoute:
         lease = await self._subscribe(wanted)
         try:
             link = await self._receiver(lease.queue, handler)
+        except _QueueGone:  # the broker has lost it, or somebody deleted it
+            lease = await self._subscribe(wanted, restore=True)
+            link = await self._receiver(lease.queue, handler)
         except BaseException:
             self._end(lease, delete=False)
             raise
@@ -168,14 +171,14 @@ class DomainRoute:
         lease.lost = lost
         self._leases.add(wanted, lease)
 
-    async def _subscribe(self, wanted: Wanted) -> Lease:
+    async def _subscribe(self, wanted: Wanted, *, restore: bool = False) -> Lease:
         keep = wanted.keep
         # Whoever goes on replaces nothing: neither what others have made of it meanwhile, nor the reason why it was suspended.
         replace = keep.replace and not self._leases.over(wanted)
         asked = {
             "filters": [wanted.xquery] if wanted.xquery is not None else [], "event": wanted.event, "durable": keep.durable,
             "shared": keep.shared, "max_age": keep.max_age, "max_bytes": keep.max_bytes, "overflow": keep.overflow,
-            "replace": replace,
+            "replace": replace, "restore": restore,
         }  # fmt: skip
         told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
         try:

@@ -102,6 +102,7 @@ class ExternalBroker:
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
         self._unsent: list[tuple[str, bytes, Sent, bool]] = []
         self._ended: dict[str, float] = {}  # queues to be deleted, and until when
+        self._restored: set[str] = set()  # those that this agent deletes whoever leads
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
         self.control = Control(
@@ -139,7 +140,7 @@ class ExternalBroker:
         self._lines = lines
         self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
         await self._declare(lines.management)
-        self._outlets = Outlets(lines.giving, lines.broker)
+        self._outlets = Outlets(lines.giving, lines.broker, self._exists)
         answers = await lines.asking.attach_receiver(
             lines.broker.queue(agent_queue(self.domain, self.config.node_id)), handler=_Answers(self)
         )
@@ -349,19 +350,35 @@ class ExternalBroker:
         while True:
             await asyncio.sleep(TICK)
             for queue, end in list(self._ended.items()):
-                if self._lines is None or not self._lines.management.alive:
+                if self._lines is None:
                     break
                 if now() > end:
                     del self._ended[queue]
-                elif self.control.domain.leads(now()):
+                elif queue in self._restored or self.control.domain.leads(now()):
                     try:
-                        await self._lines.management.delete_queue(queue)
+                        await (await self.management()).delete_queue(queue)
                     except ClacksError as error:
                         log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
                         self._ended[queue] = self._ended.pop(queue)  # the others are not to wait for it
                         await asyncio.sleep(AGAIN)
                         break
                     self._ended.pop(queue, None)
+                    self._restored.discard(queue)
+
+    async def restore(self, known: Known, arguments: Mapping[str, Any]) -> None:
+        """Make the queue of a subscription again: the broker may have lost it, or somebody deleted it, and its owner alone knows its
+        limits. Raises ClacksError.
+
+        The subscription may end meanwhile, and whoever leads delete the queue before it is made here: so this agent deletes it too."""
+        management = await self.management()
+        if self.control.domain.subscription(known.id) is None:
+            return
+        self._restored.add(known.queue)
+        try:
+            await management.declare_queue(known.queue, arguments=arguments)
+        except ClacksError as error:
+            if error.values.get("status") != 409:  # it is there, with other limits
+                raise
 
     def _exceeded(self, one: DomainSubscription, reason: str) -> None:
         """For the whole domain: what costs one agent too much costs any of them too much."""
@@ -372,12 +389,21 @@ class ExternalBroker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    @property
-    def management(self) -> Management:
+    async def _exists(self, queue: str) -> bool:
+        """False too if that cannot be found out: nobody is answered then, and asks again."""
+        try:
+            return await (await self.management()).queue_info(queue) is not None
+        except ClacksError as error:
+            log.info("queue not found", extra={"queue": queue, "reason": str(error)})
+            return False
+
+    async def management(self) -> Management:
         """Raises ClacksError if the broker cannot be reached."""
         if self._lines is None:
             raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
-        return self._lines.management
+        management = self._lines.management
+        await management.revive()
+        return management
 
     # --- publishers ---
 
@@ -410,7 +436,7 @@ class ExternalBroker:
     async def _put_aside(self, kept: bytes, done: Sent) -> None:
         """Make the queue again."""
         try:
-            await self._declare_rejected(self.management)
+            await self._declare_rejected(await self.management())
         except ClacksError as error:
             log.warning("a refused event is not kept", extra={"reason": str(error)})
             done(Fate.NO_QUEUE)
@@ -432,8 +458,13 @@ class ExternalBroker:
         asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
         # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
         draft = Draft(json.dumps(request), asked, ttl=int(seconds * 1000))
+
+        def sent(fate: Fate) -> None:
+            if fate is Fate.NO_QUEUE and not future.done():
+                future.set_exception(Gone(node))
+
         try:
-            self.send(command_queue(self.domain, target, node), draft.encode(), _nobody, insist=True)
+            self.send(command_queue(self.domain, target, node), draft.encode(), sent, insist=True)
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
-from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender, Terminus
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender
 from ....common.brokers import Broker
 
 log = logging.getLogger("clacks.broker")
@@ -35,17 +35,24 @@ Sent = Callable[[Fate], None]
 LINKS: Final = 8_000
 # Pauses before a full queue is tried again, in seconds.
 PAUSE: Final = 0.5
+# How long an attach may take, in seconds: it is milliseconds, and some seconds where a broker with thousands of queues has just come back.
+ATTACH_SECONDS: Final = 10.0
 # Conditions that say that there is no queue: nobody waits for what is sent there.
 _GONE: Final = frozenset({"amqp:not-found", "amqp:resource-deleted"})
 # The condition of a link whose session ended because of another one: nothing is wrong with its queue.
 _BYSTANDER: Final = "amqp:session:errant-link"
 
 
+async def _surely(queue: str) -> bool:
+    return True
+
+
 class Outlets:
     """All of them, on one connection."""
 
-    def __init__(self, connection: Connection, broker: Broker) -> None:
-        self.connection, self.broker = connection, broker
+    def __init__(self, connection: Connection, broker: Broker, exists: Callable[[str], Awaitable[bool]] = _surely) -> None:
+        """`exists` answers whether there is a queue."""
+        self.connection, self.broker, self.exists = connection, broker, exists
         self.probing = asyncio.Lock()
         self._open: OrderedDict[str, Outlet] = OrderedDict()
 
@@ -145,21 +152,28 @@ class Outlet:
     async def _shared(self) -> Sender:
         """A link in a session with others. RabbitMQ 4.0 refuses one by ending its session, and all that are attached at that time hear of
         the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64. What a
-        user has named is tried there first, as nobody is to end that session at will."""
+        user has named is looked for by other means first, as nobody is to end that session at will."""
         connection, target = self._outlets.connection, self._outlets.broker.queue(self._queue)
-        if not self._insists:
-            await self._probe(target)
+        if not (self._insists or await self._outlets.exists(self._queue)):
+            raise AmqpError(Condition("amqp:not-found", "there is no such queue"))
         while True:
             try:
-                return await connection.attach_sender(target, handler=self)
+                return await self._answered(connection.attach_sender(target, handler=self))
             except AmqpError:
-                await self._probe(target)
+                async with self._outlets.probing:
+                    probe = await self._answered(connection.attach_sender(target, alone=True))
+                    probe.close()
 
-    async def _probe(self, target: Terminus) -> None:
-        """Raises AmqpError if the queue itself is what is wrong."""
-        async with self._outlets.probing:
-            probe = await self._outlets.connection.attach_sender(target, alone=True)
-            probe.close()
+    async def _answered(self, attach: Coroutine[Any, Any, Sender]) -> Sender:
+        """RabbitMQ 4.0 may overhear what comes right behind the end of a session: then everything is made again, or all would wait for
+        ever. Raises AmqpError."""
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                return await attach
+        except TimeoutError:
+            log.warning("an attach was not answered", extra={"queue": self._queue})
+            self._outlets.connection.abort()
+            raise AmqpError(Condition("amqp:connection:forced", "the attach was not answered")) from None
 
     def _lost(self, condition: Condition | None) -> None:
         """The link is gone. Where the queue is gone too, so is what was for it; otherwise another link takes it."""

@@ -41,8 +41,10 @@ class Services:
     async def subscribe(
         self, user: str, filters: Sequence[str] = (), event: str = "", durable: str = "", shared: str = "",
         max_age: float | None = None, max_bytes: int | None = None, overflow: str = "", replace: bool = False,
+        restore: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew."""
+        """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew. To restore is
+        for a queue that was named and is not there: it is made again."""
         broker = self._broker
         _check(filters, max_age, max_bytes)
         for text in filters:
@@ -63,7 +65,7 @@ class Services:
         queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
         declared = broker.control.domain.named(user, name) is None
         if declared:  # before anything is routed to it
-            await broker.management.declare_queue(queue, arguments=arguments)
+            await (await broker.management()).declare_queue(queue, arguments=arguments)
         by = broker.control.domain.by()
         record = Subscribed(
             by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
@@ -71,22 +73,14 @@ class Services:
         )  # fmt: skip
         change = await broker.control.subscribe(record)
         if declared and not isinstance(change, SubscriptionAdded):
-            await broker.management.delete_queue(queue)
+            await (await broker.management()).delete_queue(queue)
         if isinstance(change, Refused):
             raise self._refused(change, user, name)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
-        if not (declared and known.queue == queue):
-            await self._there(known.queue, arguments)
+        if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
+            await broker.restore(known, arguments)
         return {"id": known.id, "queue": known.queue, "lease": known.lease}
-
-    async def _there(self, queue: str, arguments: dict[str, Any]) -> None:
-        """See to it that a queue is there: the broker may have lost it, or somebody deleted it, and its owner alone knows its limits."""
-        try:
-            await self._broker.management.declare_queue(queue, arguments=arguments)
-        except ClacksError as error:
-            if error.values.get("status") != 409:  # it is there, with other limits
-                raise
 
     def _permit(self, user: str, event: str, durable: str) -> None:
         bus = self._broker.subscriptions.bus
