@@ -404,14 +404,14 @@ def test_permission_for_the_queue_of_events_is_missed_in_its_turn(rabbitmq: Rabb
 
 
 def test_a_user_whose_name_has_a_dot(rabbitmq: RabbitMQ, agent: RunningAgent) -> None:
-    own = r"^client\.{}\.anna%2Ework\."
-    rabbitmq.add_user("anna.work", "secret", (own.format("reply"), "^client$", own.format("(reply|sub)")))
+    own = r"^client\.{}\.dotted%2Ename\."
+    rabbitmq.add_user("dotted.name", "secret", (own.format("reply"), "^client$", own.format("(reply|sub)")))
 
     @run
     async def scene() -> None:
-        async with clacks.connect(f"{rabbitmq.url('anna.work')}/client") as bus, bus.events(BUSY) as events:
+        async with clacks.connect(f"{rabbitmq.url('dotted.name')}/client") as bus, bus.events(BUSY) as events:
             await bus.send(PHONE)
-            assert (await anext(events)).user == "anna.work"
+            assert (await anext(events)).user == "dotted.name"
         await until(lambda: not agent.subscriptions, "it is ended")
 
     scene()

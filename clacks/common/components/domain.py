@@ -178,7 +178,7 @@ class DomainRoute:
         asked = {
             "filters": [wanted.xquery] if wanted.xquery is not None else [], "event": wanted.event, "durable": keep.durable,
             "shared": keep.shared, "max_age": keep.max_age, "max_bytes": keep.max_bytes, "overflow": keep.overflow,
-            "replace": replace, "restore": restore,
+            "replace": replace, **({"restore": True} if restore else {}),
         }  # fmt: skip
         told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
         try:

@@ -354,6 +354,7 @@ class ExternalBroker:
                     break
                 if now() > end:
                     del self._ended[queue]
+                    self._restored.discard(queue)
                 elif queue in self._restored or self.control.domain.leads(now()):
                     try:
                         await (await self.management()).delete_queue(queue)
