@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clacks.amqp import ACCEPTED, Connection, Draft, Message, Outcome, Properties, Receiver, Rejected, Sender, Terminus
-from clacks.common.brokers import Management
+from clacks.common.brokers import Management, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from client import Publisher, Subscribers, loop_factory
@@ -175,7 +175,7 @@ class Commands:
 
     @classmethod
     async def attach(cls, connection: Connection, management: Management) -> Commands:
-        queue = f"{ADDRESS}.reply.{ADMIN.name}.{uuid.uuid4().hex[:24]}"
+        queue = replies_of(ADDRESS, ADMIN.name) + uuid.uuid4().hex[:24]
         await management.declare_queue(queue, durable=False, auto_delete=True)
         one = cls(management, await connection.attach_sender(Terminus(f"/exchanges/{ADDRESS}/command.core")), queue)
         one._link.handler = one

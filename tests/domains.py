@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import secrets
 import tempfile
 from collections import defaultdict
@@ -23,12 +24,13 @@ from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
 from clacks.amqp import Connection, Draft, Message, Properties, Receiver, Sender, Terminus
-from clacks.common.brokers import Management
+from clacks.common.brokers import DIALECTS, Broker, Management, owners_part, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from support import End, until
 
+RABBITMQ = Broker(DIALECTS[0], (4, 0))  # its addresses
 _NUMBERS = itertools.count(1)
 _KNOWN = make_user("admin", "secret", [ADMINISTRATORS])
 
@@ -55,8 +57,9 @@ def permit(rabbit: RabbitMQ, *users: str) -> None:
     """Accounts of the broker as an ordinary user of any domain needs them."""
     for user in users:
         with contextlib.suppress(RuntimeError):  # it is there already
-            own = rf"^org\.[^.]+\.reply\.{user}\..*$"
-            rabbit.add_user(user, "secret", (own, rf"^org\.[^.]+$|{own}", rf"^org\.[^.]+\.(reply|sub)\.{user}\..*$"))
+            part = re.escape(owners_part(user))
+            own = rf"^org\.[^.]+\.reply\.{part}\..*$"
+            rabbit.add_user(user, "secret", (own, rf"^org\.[^.]+$|{own}", rf"^org\.[^.]+\.(reply|sub)\.{part}\..*$"))
 
 
 class Failed(Exception):
@@ -127,7 +130,7 @@ class Guest:
 
     def __init__(self, url: str, domain: str, user: str) -> None:
         self.url, self.domain, self.user = url, domain, user
-        self.reply = f"{domain}.reply.{user}.{secrets.token_hex(12)}"
+        self.reply = replies_of(domain, user) + secrets.token_hex(12)
         self.replies = End()
         self.answers: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._senders: dict[str, tuple[Sender, End]] = {}
@@ -138,7 +141,7 @@ class Guest:
         self.declaring = await dial(parse_url(self.url))  # what is exclusive belongs to its connection
         management = await Management.attach(self.declaring)
         await management.declare_queue(self.reply, durable=False, exclusive=True, auto_delete=True)
-        receiver = await self.declaring.attach_receiver(Terminus(f"/queues/{self.reply}"), handler=_Replies(self))
+        receiver = await self.declaring.attach_receiver(RABBITMQ.queue(self.reply), handler=_Replies(self))
         receiver.window = 1000
         return self
 
@@ -179,7 +182,7 @@ class Guest:
 
     async def consume(self, subscription: Mapping[str, Any], end: End | None = None, window: int = 500) -> tuple[Receiver, End]:
         end = end or End()
-        receiver = await self.connection.attach_receiver(Terminus(f"/queues/{subscription['queue']}"), handler=end, alone=True)
+        receiver = await self.connection.attach_receiver(RABBITMQ.queue(subscription["queue"]), handler=end, alone=True)
         receiver.window = window
         return receiver, end
 
@@ -248,6 +251,6 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 
 __all__ = [
-    "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain", "number_of", "permit", "phone", "queue_there",
-    "queues_of",
+    "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain", "number_of", "permit", "phone",
+    "queue_there", "queues_of",
 ]  # fmt: skip

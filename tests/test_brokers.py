@@ -38,7 +38,7 @@ from clacks.amqp import (
     annotate,
     connect,
 )
-from clacks.common.brokers import DIALECTS, Broker, Feature, Management, recognise
+from clacks.common.brokers import DIALECTS, NEEDED, Broker, Dialect, Feature, Management, domain_broker, recognise
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from conftest import wait_for
@@ -67,10 +67,10 @@ def test_a_broker_is_told_from_its_open(properties: dict[str, str], expected: st
 @pytest.mark.parametrize(
     ("properties", "sentence"),
     [
-        ({"product": "RabbitMQ", "version": "3.13.7"}, "it is RabbitMQ 3.13.7. Use one of these, or later: RabbitMQ 4."),
-        ({"product": "RabbitMQ"}, "it is RabbitMQ of an unknown version. Use one of these, or later: RabbitMQ 4."),
-        ({"product": "Mosquitto", "version": "2"}, "it calls itself 'Mosquitto', which is no broker that a domain can run on. Use one of"),
-        ({}, "it does not say what it is. Use one of these, or later: RabbitMQ 4, ActiveMQ 5.14, Artemis 2, qpidd 1."),
+        ({"product": "RabbitMQ", "version": "3.13.7"}, "it is RabbitMQ 3.13.7. Use RabbitMQ 4 or later."),
+        ({"product": "RabbitMQ"}, "it is RabbitMQ of an unknown version. Use RabbitMQ 4 or later."),
+        ({"product": "Mosquitto", "version": "2"}, "it calls itself 'Mosquitto', which is no broker that a domain can run on. Use R"),
+        ({}, "it does not say what it is. Use RabbitMQ 4 or later."),
     ],
 )
 def test_a_broker_that_will_not_do_is_refused_with_what_would(properties: dict[str, str], sentence: str) -> None:
@@ -78,6 +78,20 @@ def test_a_broker_that_will_not_do_is_refused_with_what_would(properties: dict[s
         recognise(properties, "amqp://broker")
     assert caught.value.code == "broker-unusable"
     assert str(caught.value).startswith(f"The broker at amqp://broker will not do: {sentence}")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_a_domain_runs_on_a_broker_that_has_all_it_needs_or_is_told_what_is_missing(dialect: Dialect) -> None:
+    told = {"product": dialect.product, "version": ".".join(map(str, dialect.oldest))}
+    missing = [feature for feature in NEEDED if feature not in dialect.since]
+    if not missing:
+        assert domain_broker(told, "amqp://broker").dialect is dialect is RABBITMQ
+        return
+    with pytest.raises(ClacksError) as caught:
+        domain_broker(told, "amqp://broker")
+    assert caught.value.code == "broker-unusable"
+    assert all(feature.value in str(caught.value) for feature in missing)
+    assert str(caught.value).endswith("Use RabbitMQ 4 or later.")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +125,7 @@ def test_a_name_is_escaped_or_refused_but_never_means_something_else(name: str) 
 
 def test_features_come_with_versions() -> None:
     old, young = Broker(RABBITMQ, (4, 0, 5)), Broker(RABBITMQ, (4, 3, 6))
-    assert [feature for feature in Feature if old.has(feature)] == [Feature.STREAMS, Feature.ACTIVE_CONSUMER]
+    assert [feature for feature in Feature if old.has(feature)] == list(NEEDED)
     assert all(young.has(feature) for feature in Feature)
     assert not Broker(ACTIVEMQ, (5, 17)).has(Feature.STREAMS)
 

@@ -66,6 +66,50 @@ def cut(bus: BusClient) -> None:
     bus._route.connection.abort()
 
 
+def test_the_consumer_of_a_suspended_subscription_is_told_why(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        keep = Keep(durable="dear", replace=True)
+        async with clacks.connect(url) as bus:
+            events = await bus.events(BUSY, keep=keep).open()
+            await bus.send(numbered(1))
+            assert number_of(await anext(events)) == 1
+            (known,) = agent.subscriptions
+            control: Any = agent.agent.broker.control  # type: ignore[attr-defined]
+            agent.run(lambda: control.suspend(known.id, known.terms.filters, "it took 5 s."))
+            await until(lambda: known.suspension, "the domain has it")
+            bus._leases.soon()
+            told = await failing(anext(events))
+            assert (told.code, "it took 5 s." in str(told)) == ("filter-suspended", True)
+            assert (await failing(bus.events(BUSY, keep=Keep(durable="dear")).open())).code == "filter-suspended"
+            (shown,) = await bus.call("getSubscriptions")
+            assert shown["suspended"] == "it took 5 s."
+            again = await bus.events(BUSY, keep=keep).open()
+            await bus.send(numbered(2))
+            assert number_of(await anext(again)) == 2
+            again.close(delete=True)
+        await until(lambda: not agent.subscriptions, "it is deleted")
+
+    scene()
+
+
+def test_a_durable_subscription_whose_queue_the_broker_has_lost_gets_another(url: str, agent: RunningAgent) -> None:
+    @run
+    async def scene() -> None:
+        keep = Keep(durable="lost")
+        async with clacks.connect(url) as bus, managed(bus) as management:
+            (await bus.events(BUSY, keep=keep).open()).close()
+            (known,) = agent.subscriptions
+            await management.delete_queue(known.queue)
+            events = await bus.events(BUSY, keep=keep).open()
+            await bus.send(PHONE)
+            assert number_of(await anext(events)) == 12345
+            events.close(delete=True)
+        await until(lambda: not agent.subscriptions, "it is deleted")
+
+    scene()
+
+
 def test_nothing_is_lost_while_the_connection_is(url: str, agent: RunningAgent) -> None:
     @run
     async def scene() -> None:
@@ -197,6 +241,20 @@ def test_permission_for_the_queue_of_events_is_missed_in_its_turn(rabbitmq: Rabb
             assert "read access to queue 'client.sub.deaf" in str(error)
             await until(lambda: not agent.subscriptions, "what cannot be received is not subscribed to")
             await bus.send(PHONE)
+
+    scene()
+
+
+def test_a_user_whose_name_has_a_dot(rabbitmq: RabbitMQ, agent: RunningAgent) -> None:
+    own = r"^client\.{}\.dotted%2Ename\."
+    rabbitmq.add_user("dotted.name", "secret", (own.format("reply"), "^client$", own.format("(reply|sub)")))
+
+    @run
+    async def scene() -> None:
+        async with clacks.connect(f"{rabbitmq.url('dotted.name')}/client") as bus, bus.events(BUSY) as events:
+            await bus.send(PHONE)
+            assert (await anext(events)).user == "dotted.name"
+        await until(lambda: not agent.subscriptions, "it is ended")
 
     scene()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,16 +15,21 @@ import pytest
 from brokers import RabbitMQ
 from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
+from clacks.agent.broker.external import commands
 from clacks.agent.broker.external.control import Control, now
+from clacks.agent.broker.external.ingress import MOST
+from clacks.agent.broker.external.names import sender_of
+from clacks.agent.config import load
 from clacks.agent.domain import Timing
-from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Properties, Terminus, Timestamp
-from clacks.common.brokers import DIALECTS, Broker, Management
-from clacks.common.components.client import dial
+from clacks.agent.users import UserBook
+from clacks.amqp import ACCEPTED, RELEASED, AmqpError, Draft, Message, Options, Properties, Terminus, Timestamp, serve
+from clacks.common.brokers import Management
+from clacks.common.components.client import BusClient, dial
 from clacks.common.components.command import Command, CommandType
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from domains import Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
-from support import End, until
+from domains import RABBITMQ, Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of
+from support import End, run, until
 
 DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
 EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
@@ -99,6 +105,34 @@ async def test_a_refused_event_lies_in_rejected_with_code_and_reason(domain: Dom
 
 
 @on("one")
+async def test_a_refused_event_is_kept_though_its_agent_dies_or_its_queue_is_deleted(domain: Domain) -> None:
+    anna, admin = await domain.guest("anna"), await domain.guest()
+    broker = _broker(domain.agents["one"])
+    held: list[str] = []
+    broker.send = lambda queue, *message, **how: held.append(queue)
+    await anna.publish(b"<first")
+    rejected = f"{domain.name}.rejected"
+    await until(lambda: held == [rejected], "the agent is about to put it aside")
+    domain.crash("one")
+    await domain.agent("two")
+
+    async def kept() -> list[bytes]:
+        end = End()
+        (await admin.connection.attach_receiver(Terminus(f"/queues/{rejected}"), handler=end, alone=True)).window = 10
+        await until(lambda: end.received, "the refused event")
+        return [bytes(message.body) for message in end.messages]
+
+    assert await kept() == [b"<first"]
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    await management.delete_queue(rejected)
+    await anna.publish(b"<second")
+    while not await queue_there(domain.rabbit, rejected):  # the test's deadline ends it
+        await asyncio.sleep(0.05)
+    assert await kept() == [b"<second"]
+    management.connection.abort()
+
+
+@on("one")
 async def test_whoever_asks_is_told_what_became_of_the_event(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe())
@@ -129,6 +163,28 @@ async def test_without_a_user_id_an_event_is_refused_and_a_forged_one_the_broker
     await anna.publish(phone(3), key="events.4")
     await until(lambda: end.received, "an honest one")
     assert numbers(end) == [3]
+
+
+@on("one")
+async def test_a_user_of_the_broker_is_not_taken_for_an_agent(domain: Domain) -> None:
+    """Who is called node/NAME there would have every right."""
+    domain.rules = ()
+    await domain.stop("one")
+    await domain.agent("one")
+    permit(domain.rabbit, "node/one")
+    false, admin = await domain.guest("node/one"), await domain.guest()
+    _, end = await admin.consume(await admin.subscribe())
+    number = await false.ask("shutdown")
+    await false.publish(phone(1))
+    rejected = End()
+    (await admin.connection.attach_receiver(Terminus(f"/queues/{domain.name}.rejected"), handler=rejected)).window = 10
+    await until(lambda: rejected.received, "it is refused")
+    assert rejected.messages[0].annotations["x-opt-clacks-code"] == "user-removed"
+    assert await admin.tell(phone(2)) is None
+    await until(lambda: numbers(end) == [2], "an honest one")
+    assert number not in false.answers
+    with pytest.raises(ClacksError, match="not known to the agent"):
+        sender_of(Message(Draft(b"", Properties(user_id=b"\xff")).encode()))
 
 
 @on("one", "two")
@@ -186,6 +242,10 @@ async def test_events_of_one_slot_arrive_in_their_order(domain: Domain) -> None:
         assert [number for number in got if number // 1000 == slot] == list(range(slot * 1000, slot * 1000 + 100))
 
 
+def _ingress(domain: Domain) -> list[Ingress]:
+    return [ingress for agent in domain.agents.values() for ingress in _broker(agent).ingress]
+
+
 def _broker(agent: Agent) -> Any:
     return agent.broker
 
@@ -234,6 +294,17 @@ async def test_a_durable_subscription_outlives_its_consumer_and_all_agents(domai
     assert numbers(later) == [3, 4, 5]
 
 
+@on("one", "two", **{"broker.lease": 1.0})
+async def test_a_durable_subscription_does_not_become_a_live_one_and_end_with_its_lease(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    jobs = await anna.subscribe(durable="jobs", shared="jobs")
+    for terms in ({"shared": "jobs"}, {"durable": "jobs"}):
+        for replace in (False, True):
+            assert (await refused(anna.subscribe(replace=replace, **terms))).code == "subscription-other"
+    assert await anna.subscribe(durable="jobs", shared="jobs") == jobs
+    assert queues_of(domain.rabbit, domain.name, "sub.anna.") == [jobs["queue"]]
+
+
 @on("one", "two", "three")
 async def test_many_who_ask_for_one_name_at_once_get_one_subscription(domain: Domain) -> None:
     anna = await domain.guest("anna")
@@ -268,6 +339,96 @@ async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: D
     domain.crash("one")
     assert queues_of(domain.rabbit, domain.name, "sub.") == [kept["queue"]]
     await until(lambda: not queues_of(domain.rabbit, domain.name, "sub."), "the next one has deleted it")
+
+
+@on("one", "two")
+async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes(domain: Domain) -> None:
+    """As with a young quorum queue after a crash: its subscription is in the log, and its owner could never receive again."""
+    anna = await domain.guest("anna")
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    for terms in ({"durable": "kept", "max_age": 60}, {"shared": "work"}):
+        first = await anna.subscribe(**terms)
+        await management.delete_queue(first["queue"])
+        assert await anna.subscribe(**terms, restore=True) == first
+        _, end = await anna.consume(first)
+        assert await anna.tell(phone(1)) is None
+        await until(lambda end=end: numbers(end) == [1], "the event")  # type: ignore[misc]
+    kept = await anna.subscribe(durable="kept", max_age=60)
+    assert await anna.subscribe(durable="kept", max_age=60, max_bytes=10_000, restore=True) == kept
+    management.connection.abort()
+
+
+@on("one")
+async def test_terms_of_the_wrong_kind_are_refused_with_what_is_expected(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    wrong: list[dict[str, Any]] = [
+        *({"filters": filters} for filters in ("//*", None, 5, [None], {"a": 1})),
+        *({"durable": "d", "max_age": value} for value in (-1, 0, "5", 1e300, True)),
+        *({"durable": "d", "max_bytes": value} for value in (-1, "x", 2**70, [1])),
+    ]
+    for params in wrong:
+        error = await refused(anna.call("subscribe", params))
+        assert (error.code, next(reversed(params)).replace("_", "-") in error.message) == ("link-refused", True)
+    assert queues_of(domain.rabbit, domain.name, "sub.") == []
+
+
+@on("one", "two", "three")
+async def test_whatever_crosses_leaves_no_queue_and_no_subscription_that_not_every_agent_knows(domain: Domain) -> None:
+    """One name: asked for, replaced and ended through all agents at once."""
+    guests = [await domain.guest("anna") for _ in range(6)]
+
+    async def work(guest: Guest, chance: random.Random) -> None:
+        for _ in range(25):
+            node = chance.choice(("one", "two", "three"))
+            filters = [f"//*:CallerId > {chance.randint(1, 2)}"]
+            terms = {"filters": filters, "durable": "kept", "replace": chance.random() < 0.5}
+            try:
+                known = await guest.call("subscribe", terms, node=node)
+            except Failed as error:
+                if error.code != "subscription-differs":
+                    raise
+                continue
+            if chance.random() < 0.7:
+                await guest.call("unsubscribe", {"id": known["id"]}, node=chance.choice(("one", "two", "three")))
+
+    await asyncio.gather(*(work(guest, random.Random(number)) for number, guest in enumerate(guests)))
+    controls = [_broker(agent).control for agent in domain.agents.values()]
+    await until(lambda: len({control.domain.digest() for control in controls}) == 1, "all know the same")
+    kept = sorted(one.queue for one in controls[0].domain.subscriptions())
+    while queues_of(domain.rabbit, domain.name, "sub.") != kept:  # the test's deadline ends it; the agents need the loop in between
+        await asyncio.sleep(0.2)
+    assert not any(control._asked or control._waiting for control in controls)
+
+
+@on("one")
+async def test_an_agent_whose_requests_the_broker_ended_makes_others(domain: Domain) -> None:
+    """As RabbitMQ 4.0.5 does where a declaration crosses the deletion of the same queue."""
+    anna = await domain.guest("anna")
+    management = _broker(domain.agents["one"])._lines.management
+    kept = await anna.subscribe(durable="kept")
+    management.close()
+    other = await anna.subscribe(durable="other")
+    management.close()
+    assert await anna.call("unsubscribe", {"id": kept["id"]}) is True
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [other["queue"]], "it is deleted")
+
+
+@on("one", "two")
+async def test_a_queue_that_cannot_be_deleted_keeps_no_other_from_it(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    first, second = await anna.subscribe(durable="first"), await anna.subscribe(durable="second")
+    for agent in domain.agents.values():
+        management = _broker(agent)._lines.management
+
+        async def delete(queue: str, delete: Any = management.delete_queue) -> None:
+            if queue == first["queue"]:
+                raise ClacksError("broker-refused", doing="Deleting", reason="it has no majority", hint="")
+            await delete(queue)
+
+        management.delete_queue = delete
+    for one in (first, second):
+        assert await anna.call("unsubscribe", {"id": one["id"]}) is True
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [first["queue"]], "the other one is deleted")
 
 
 @on("one", "two", **{"broker.lease": 1.0})
@@ -315,6 +476,58 @@ async def test_a_slow_filter_of_a_live_subscription_holds_up_nobody_else(domain:
     (slow,) = [one for one in _broker(domain.agents["one"]).subscriptions.all if one.user == "anna"]
     assert slow.waiting > 0
     assert slow.dropped > 0
+
+
+@on("one", "two", **{"sandbox.seconds": 0.2})
+async def test_a_suspended_durable_subscription_stays_with_its_queue_until_it_is_taken_up(domain: Domain) -> None:
+    """In every agent, in one that starts later, and whoever asks is told why."""
+    anna = await domain.guest("anna")
+    dear = await anna.subscribe(DEAR, durable="dear")
+    others = (await anna.consume(await anna.subscribe()))[1]
+    await anna.publish(phone(1))
+    await anna.publish(*(phone(10_000_000 + number) for number in range(3)))
+    await until(lambda: all(known.suspended for known in _known(domain, dear["id"])), "every agent knows it")
+    assert await anna.tell(phone(2)) is None
+    assert numbers(others) == [1, 10_000_000, 10_000_001, 10_000_002, 2]
+
+    for node in ("one", "two"):
+        await domain.stop(node)
+    await domain.agent("three")
+    (known,) = _known(domain, dear["id"])
+    assert "budget" in known.suspended
+    (shown,) = await anna.call("getSubscriptions")
+    assert (shown["name"], shown["suspended"]) == ("dear", known.suspended)
+    assert await anna.call("renew", {"ids": [dear["id"]]}) == [dear["id"]]
+    error = await refused(anna.subscribe(DEAR, durable="dear"))
+    assert (error.code, known.suspended in error.message) == ("filter-suspended", True)
+
+    cheap = "//*:CallerId > 2"
+    assert await anna.subscribe(cheap, durable="dear") == dear
+    assert await anna.call("renew", {"ids": [dear["id"]]}) == []
+    assert await anna.tell(phone(3)) is None
+    _, end = await anna.consume(dear)
+    await until(lambda: 3 in numbers(end), "what it takes with another filter")
+    assert numbers(end) == [1, 10_000_002, 3], "what was decided about, and what it was suspended for, stays in its place"
+    marks = ["x-opt-clacks-undecided" in message.annotations for message in end.messages]
+    assert marks == [False, True, False]
+
+
+def _known(domain: Domain, id: str) -> list[Any]:  # noqa: A002
+    return [_broker(agent).control.domain.subscription(id) for agent in domain.agents.values()]
+
+
+@on("one", "two", **{"sandbox.seconds": 0.2})
+async def test_a_suspended_live_subscription_ends_and_a_durable_one_goes_on_with_the_same_filter_on_request(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    live, dear = await anna.subscribe(DEAR), await anna.subscribe(DEAR, durable="dear")
+    await anna.publish(*(phone(10_000_000) for _ in range(6)))
+    await until(lambda: all(known.suspended for known in _known(domain, dear["id"])), "it is suspended")
+    await until(lambda: _known(domain, live["id"]) == [None, None], "it has ended")
+    assert await anna.subscribe(DEAR, durable="dear", replace=True) == dear
+    assert [known.suspended for known in _known(domain, dear["id"])] == ["", ""]
+    assert await anna.tell(phone(5)) is None
+    _, end = await anna.consume(dear)
+    await until(lambda: 5 in numbers(end), "the event")
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------------------
@@ -384,6 +597,50 @@ async def test_agents_with_another_number_of_ingress_queues_are_refused(domain: 
     domain.settings["broker.ingress"] = 3
     with pytest.raises(ClacksError, match=r"broker.ingress.*another number than 3"):
         await domain.agent("two")
+
+
+class Elsewhere:
+    """A broker that lets everybody in and answers no attach, as ActiveMQ does for what it does not know; its authenticator too."""
+
+    def mechanisms(self, *, secure: bool, loopback: bool) -> tuple[str, ...]:
+        return ("ANONYMOUS",)
+
+    def verifier(self, user: str) -> Any:
+        raise AssertionError
+
+    def admits(self, user: str) -> bool:
+        return True
+
+    def certified(self, names: Any) -> Any:
+        return ()
+
+    def opened(self, connection: Any) -> None: ...
+
+    def attach(self, link: Any) -> None:
+        raise AssertionError("it is asked for something")
+
+    def closed(self, connection: Any, condition: Any) -> None: ...
+
+
+def test_a_broker_without_what_a_domain_needs_is_refused_at_once(tmp_path: Path) -> None:
+    """By agents, clients and `clacks migrate` alike, before they ask it for anything."""
+
+    @run
+    async def scene() -> None:
+        other = Elsewhere()
+        listener = await serve("127.0.0.1", 0, other, other, Options(properties={"product": "ActiveMQ", "version": "5.17.6"}))
+        url = f"amqp://127.0.0.1:{listener.address[1]}"
+        agent = Agent(load(None, {"broker.url": [url], "node_id": "one", "state_dir": str(tmp_path)}, {}), UserBook({}), ())
+        for attempt in (agent.start(watch=False), BusClient(url).call("getNodes")):
+            with pytest.raises(
+                ClacksError, match=r"ActiveMQ 5.17.6, and .* not have \(.*/management; .*again and.*\). Use RabbitMQ 4"
+            ) as caught:
+                await attempt
+            assert caught.value.code == "broker-unusable"
+        await agent.close()
+        await listener.close()
+
+    scene()
 
 
 # --- commands --------------------------------------------------------------------------------------------------------------------
@@ -528,6 +785,54 @@ def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
     scene(rabbitmq, tmp_path)
 
 
+@on("one")
+async def test_an_agent_whose_queue_for_answers_was_deleted_is_answered_again(domain: Domain) -> None:
+    await domain.agent("two", serving(Plugin("two")))
+    broker = _broker(domain.agents["one"])
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
+    await management.delete_queue(f"{domain.name}.agent.one")
+    await until(lambda: broker._uplink.reconnects == 1, "it makes everything again")
+    asked = {"method": "add", "params": [1, 2], "id": "1"}
+    assert '"result": 3' in await broker.ask("plugin", "two", "anna", asked, 10.0)
+    management.connection.abort()
+
+
+@on("one", "two")
+async def test_a_node_without_its_queue_is_not_waited_for(domain: Domain) -> None:
+    broker = _broker(domain.agents["one"])
+    asked = {"method": "getNodes", "params": [], "id": "1"}
+    with pytest.raises(commands.Gone):
+        await broker.ask("core", "nobody", "anna", asked, 600.0)
+    assert not broker._asking
+
+
+@on("one")
+async def test_a_reply_queue_that_takes_nothing_or_is_not_there_costs_nobody_else_anything(domain: Domain) -> None:
+    """An ordinary user may make reply queues of any kind, and name those that there are not."""
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    hers = await bert.subscribe()
+    _, end = await bert.consume(hers)
+    assert await bert.tell(phone(1)) is None
+    broker = _broker(domain.agents["one"])
+    link = broker._outlets._open[hers["queue"]]._link
+    full = f"{anna.reply}full"
+    management = await Management.attach(await dial(parse_url(domain.rabbit.url("anna"))))
+    await management.declare_queue(full, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
+    for number in range(100):
+        await anna.ask("getSessionUser", reply=full if number % 2 else f"{anna.reply}{number}")
+    sender, _ = await anna.sender("events.7")
+    answer = {"x-opt-clacks-answer": full, "x-opt-clacks-token": "t"}
+    sender.send(Draft(phone(2), Properties(user_id=b"anna"), annotations=answer).encode())
+    await until(lambda: numbers(end) == [1, 2], "the event")
+    assert await bert.call("getSessionUser") == "bert"
+    await until(lambda: not any(queue.under_way for queue in broker._queues), "all are done with")
+    assert broker._outlets._open[hers["queue"]]._link is link
+    assert link.alive
+    assert all(outlet.idle for outlet in broker._outlets._open.values())
+    assert not [queue for queue in broker._outlets._open if queue.startswith(anna.reply) and queue not in (full, anna.reply)]
+    management.connection.abort()
+
+
 @on("one", "two")
 async def test_an_answer_goes_to_a_queue_of_the_one_who_asks_only(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
@@ -585,7 +890,7 @@ class Reader:
         management = await Management.attach(await dial(parse_url(self.rabbit.url())))
         await self.control.declare(management)
         management.connection.abort()
-        await self.control.attach(self.connection, Broker(DIALECTS[0], (4, 0)))
+        await self.control.attach(self.connection, RABBITMQ)
 
     def down(self) -> None:
         self.connection.abort()
@@ -621,6 +926,41 @@ async def test_an_agent_whose_place_in_the_log_was_cut_off_begins_again(domain: 
     await until(lambda: two.control.domain.digest() == one.control.domain.digest(), "both know the same")
     for reader in (one, two):
         reader.close()
+
+
+@on("one", "two", "three", **{"broker.ingress": 8})
+async def test_an_agent_that_reads_the_log_anew_holds_up_nobody_and_answers_for_nothing(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    live = await anna.subscribe()
+    _, end = await anna.consume(live)
+    broker = _broker(domain.agents["two"])
+    control, held = broker.control, []
+    read, control.message = control.message, lambda *message: held.append(message)
+    control._start_again()
+    await until(lambda: broker._uplink.reconnects == 1 and held, "it is back, and has not read the log yet")
+    for slot in range(16):
+        assert await anna.tell(phone(slot), key=f"events.{slot}") is None
+    assert numbers(end) == list(range(16))
+    number = await anna.ask("renew", {"ids": [live["id"]]}, node="two")
+    deleted = await anna.ask("unsubscribe", {"id": live["id"]}, node="two")
+    control.message = read
+    while held:
+        read(*held.pop(0))
+    await until(lambda: anna.answers[number] and anna.answers[deleted], "it answers")
+    assert anna.answers[number][0]["result"] == []
+    assert anna.answers[deleted][0]["result"] is True
+    assert {queue.queue for queue in broker.ingress if queue._link is not None and queue._link.alive}
+
+
+@run
+async def test_an_agent_that_begins_anew_is_a_later_process_whatever_the_clock_says() -> None:
+    control = Control("one", "s", lambda change: None, lambda: None, lambda: None, lambda: (0.0, 0.0, 1, ()))
+    first = control.domain.incarnation
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("time.time_ns", lambda: first - 10**12)
+        control._start_again()
+    assert control.domain.incarnation > first
+    control._ticker.cancel()
 
 
 @on("one", "two")
@@ -668,6 +1008,37 @@ async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domai
 
 
 @on("one")
+async def test_an_agent_has_so_many_events_in_hand_and_no_more(domain: Domain) -> None:
+    """Where a durable queue is full, what is behind waits at the broker."""
+    anna = await domain.guest("anna")
+    kept = await anna.subscribe(durable="kept", max_bytes=60_000, overflow="refuse")
+    (ingress,) = [one for one in _ingress(domain) if one.queue.endswith("1")]
+    await anna.publish(*(phone(number) for number in range(8000)))
+    await until(lambda: ingress._link is not None and ingress._link.unsettled >= MOST, "it has as many as may be")
+    assert ingress._link is not None
+    for _ in range(20):
+        assert await anna.call("getSessionUser") == "anna"
+        assert ingress._link.unsettled <= MOST + 1
+    _, end = await anna.consume(kept, window=2000)
+    await until(lambda: len(end.received) >= 8000, "all of them")
+    assert ingress._link.alive
+
+
+@on()
+async def test_an_agent_has_so_many_commands_under_way_and_no_more(domain: Domain) -> None:
+    plugin = Plugin("one")
+    await domain.agent("one", serving(plugin))
+    anna = await domain.guest("anna")
+    (queue,) = [one for one in _broker(domain.agents["one"])._queues if one.queue.endswith(".plugin")]
+    asked = [await anna.ask("who", ["t"], "plugin") for _ in range(1300)]
+    await until(lambda: plugin.waiting >= commands.MOST, "as many as may be")
+    assert await anna.call("getSessionUser") == "anna", "others go on"
+    assert queue.under_way == commands.MOST
+    plugin.go_on.set()
+    await until(lambda: all(anna.answers[one] for one in asked), "all are answered")
+
+
+@on("one")
 async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
     hers = await anna.subscribe()
@@ -677,6 +1048,29 @@ async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> Non
         await bert.connection.attach_receiver(Terminus(f"/queues/{domain.name}.ingress.0"), handler=End(), alone=True)
     with pytest.raises(AmqpError, match="unauthorized-access"):
         await bert.connection.attach_sender(Terminus(f"/queues/{hers['queue']}"), handler=End(), alone=True)
+
+
+@on("one")
+async def test_a_users_pattern_fits_nothing_of_one_whose_name_begins_alike(domain: Domain) -> None:
+    """With the permissions that docs/domain.md has; `%` and `.` are what could be mistaken."""
+    users = ("anna", "anna.work", "anna%2Ework", "a+b")
+    permit(domain.rabbit, *users)
+    guests = [await domain.guest(user) for user in users]
+    hers = [await guest.subscribe(durable="work.x") for guest in guests]
+    await guests[0].publish(phone(1))
+    for guest in guests:
+        for one, owner in zip(hers, guests, strict=True):
+            if owner is guest:
+                _, end = await guest.consume(one)
+                await until(lambda end=end: numbers(end) == [1], "the event")  # type: ignore[misc]
+                continue
+            with pytest.raises(AmqpError, match="unauthorized-access"):
+                await guest.consume(one)
+            number = await guest.ask("getSessionUser", reply=owner.reply)
+            assert await owner.call("getSessionUser") == owner.user
+            assert number not in owner.answers
+        number = await guest.ask("getSessionUser", reply=RABBITMQ.queue(guest.reply).address)
+        await until(lambda guest=guest, number=number: guest.answers[number], "an answer to its address")  # type: ignore[misc]
 
 
 # --- many of them ----------------------------------------------------------------------------------------------------------------

@@ -39,8 +39,10 @@ from clacks.agent.domain import (
     SubscriptionAdded,
     SubscriptionChanged,
     SubscriptionRemoved,
+    SubscriptionSuspended,
     SubscriptionTaken,
     Superseded,
+    Suspended,
     Timing,
     Unsubscribed,
     decode,
@@ -257,6 +259,11 @@ class World:
                 assert index[change.after.id] is change.before
                 index[change.after.id] = change.after
                 self._pend(process, change.asked, offset, now)
+            elif isinstance(change, SubscriptionSuspended):
+                one = change.subscription
+                assert not index[one.id].suspended
+                assert index[one.id].row() == one.row()[:-1], "nothing else has changed"
+                index[one.id] = one
 
     def _pend(self, process: Process, asked: str, offset: int, now: float) -> None:
         if asked.startswith(f"{process.name}.{process.domain.incarnation}."):
@@ -276,11 +283,20 @@ class World:
     def subscribe(self, process: Process, user: str, lease: float = 20.0, **more: Any) -> str:
         id = f"{process.name}.{process.domain.incarnation}.{self.count}"  # noqa: A001
         self.count += 1
-        record = Subscribed(process.domain.by(), id, user, f"queue-{id}", (f"/f:{user}",), lease=lease, **more)
+        filters = more.pop("filters", (f"/f:{user}",))
+        record = Subscribed(process.domain.by(), id, user, f"queue-{id}", filters, lease=lease, **more)
         process.outbox.append(encode(record))
         self.clients[id] = Client(id, lease, renewed_at=self.time)
         self.say(f"{user} subscribes {id} {more or ''}")
         return id
+
+    def suspend(self, process: Process, id: str, filters: tuple[str, ...]) -> None:  # noqa: A002
+        """An agent has found these filters of a subscription too dear, maybe a while ago."""
+        self.say(f"{id} is suspended through {process.name}")
+        process.outbox.append(encode(Suspended(process.domain.by(), id, filters, "too dear")))
+        there = self.clients.get(id)
+        if there is not None and there.lease:
+            there.alive = False
 
     def renew(self, process: Process) -> None:
         """Every client renews at a third of its lease, through whichever agent it reaches."""
@@ -378,8 +394,9 @@ class Schedule:
         world.settle()
 
     WHAT = (
-        *("subscribe",) * 6, *("run",) * 6, *("turn",) * 6, *("wait",) * 3, *("orphan",) * 2, "unsubscribe", "durable", "start", "hang",
-        "wake", "wake", "deafen", "mute", "crash", "leave", "arrive", "repeat", "cut", "garbage", "stale",
+        *("subscribe",) * 6, *("run",) * 6, *("turn",) * 6, *("wait",) * 3, *("orphan",) * 2, "unsubscribe", "durable", "durable",
+        "suspend", "suspend", "start", "hang", "wake", "wake", "deafen", "mute", "crash", "leave", "arrive", "repeat", "cut", "garbage",
+        "stale",
     )  # fmt: skip
 
     def one(self) -> Process | None:
@@ -397,7 +414,7 @@ class Schedule:
         if one is not None and one.domain.ready and not one.domain.stopped:
             self.world.subscribe(
                 one, "u", self.chance.choice((0.0, 20.0)), name=self.chance.choice("mn"), replace=self.chance.random() < 0.5,
-                shared=self.chance.random() < 0.5,
+                shared=self.chance.random() < 0.5, filters=self.chance.choice((("/f:u",), ("/f:u", "/f:v"))),
             )  # fmt: skip
 
     def unsubscribe(self) -> None:
@@ -407,6 +424,12 @@ class Schedule:
             self.world.clients[id].alive = False
             self.world.say(f"{id} is ended through {one.name}")
             one.outbox.append(encode(Unsubscribed(one.domain.by(), id, "asked")))
+
+    def suspend(self) -> None:
+        one = self.one()
+        if one is not None and one.index and not one.domain.stopped:
+            known = self.chance.choice([there for there in one.index.values() if there.name] or list(one.index.values()))
+            self.world.suspend(one, known.id, self.chance.choice((known.filters, known.filters, ("/f:other",))))
 
     def orphan(self) -> None:
         alive = [client for client in self.world.clients.values() if client.alive]
@@ -559,6 +582,13 @@ class Machine(RuleBasedStateMachine):
             self.world.subscribe(one, user, lease, name=name, limit=20)
             self.world.turn(one, 0)
 
+    @rule(number=process, which=st.integers(0, 9))
+    def suspend(self, number: int, which: int) -> None:
+        one = self.one(number)
+        if one is not None and one.index and not one.domain.stopped:
+            known = sorted(one.index.values(), key=lambda known: known.id)[which % len(one.index)]
+            self.world.suspend(one, known.id, known.filters)
+
     @rule()
     def orphan(self) -> None:
         for client in self.world.clients.values():
@@ -644,6 +674,7 @@ records = st.one_of(
         st.booleans(),
     ),
     st.builds(Unsubscribed, bys, texts, texts),
+    st.builds(Suspended, bys, texts, st.lists(texts, max_size=3).map(tuple), texts),
     st.builds(Renewed, bys, st.lists(texts).map(tuple)),
     st.builds(Expired, bys, st.lists(st.tuples(texts, whole)).map(tuple)),
     st.builds(SnapshotWanted, bys),
@@ -742,6 +773,67 @@ def test_a_durable_name_is_one_subscription() -> None:
         assert refused.reason == "other-kind"
     assert isinstance(log.subscribe("5", user="v", name="n")[0], SubscriptionAdded)
     assert len(log.state.subscriptions) == 2
+
+
+def test_what_kind_a_subscription_is_nothing_changes() -> None:
+    log = Log()
+    log.subscribe("1", name="n", shared=True)
+    log.subscribe("2", name="m", shared=True, lease=10.0)
+    for name, more, why in (
+        ("n", {"shared": True, "lease": 10.0}, "durability"), ("n", {}, "sharing"), ("m", {"shared": True}, "durability"),
+    ):  # fmt: skip
+        [refused] = log.subscribe("3", name=name, replace=True, **more)
+        assert isinstance(refused, Refused)
+        assert (refused.reason, refused.why) == ("kind", why)
+
+
+def test_a_durable_subscription_that_is_suspended_stays_and_is_taken_up_with_other_filters_or_on_request() -> None:
+    log = Log()
+    log.subscribe("1", name="n", filters=("f",))
+    [suspended] = log.add(Suspended(log.by("b"), "1", ("f",), "too dear"))
+    assert isinstance(suspended, SubscriptionSuspended)
+    assert (suspended.subscription.queue, suspended.subscription.suspended) == ("q-1", "too dear")
+    again = Suspended(log.by("c"), "1", ("f",), "so it is")
+    assert log.add(again) == [Ignored(again.by, "stale")]
+    [refused] = log.subscribe("2", name="n", filters=("f",))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.why) == ("suspended", "too dear")
+    [other] = log.subscribe("3", name="n", filters=("g",))
+    assert isinstance(other, SubscriptionChanged)
+    assert (other.after.id, other.after.queue, other.after.filters, other.after.suspended) == ("1", "q-1", ("g",), "")
+    late = Suspended(log.by("b"), "1", ("f",), "too dear")
+    assert log.add(late) == [Ignored(late.by, "stale")], "the filters that it is about are gone"
+    log.add(Suspended(log.by("b"), "1", ("g",), "too dear"))
+    [same] = log.subscribe("4", name="n", filters=("g",), replace=True)
+    assert isinstance(same, SubscriptionChanged)
+    assert not same.after.suspended
+    log.add(Suspended(log.by("b"), "1", ("g",), "too dear"))
+    [removed] = log.add(Unsubscribed(log.by(), "1"))
+    assert isinstance(removed, SubscriptionRemoved)
+
+
+def test_a_live_subscription_that_is_suspended_ends() -> None:
+    log = Log()
+    log.subscribe("1", lease=10.0)
+    [removed] = log.add(Suspended(log.by("b"), "1", (), "too dear"))
+    assert isinstance(removed, SubscriptionRemoved)
+    assert removed.reason == "suspended: too dear"
+
+
+def test_a_snapshot_says_what_is_suspended() -> None:
+    alone = Alone("a")
+    domain = alone.domains["a"]
+    alone.write(Subscribed(domain.by(), "1", "u", "q", ("f", "g"), name="n"))
+    alone.write(Subscribed(domain.by(), "2", "u", "q", name="m"))
+    alone.write(Suspended(domain.by(), "1", ("f", "g"), "too dear"))
+    start = len(alone.log)
+    for part in domain.snapshot():
+        alone.write(part)
+    late = Domain("b", 9, SMALL)
+    for offset in range(start, len(alone.log)):
+        late.apply(offset, alone.log[offset], 0.0)
+    assert late.digest() == domain.digest()
+    assert [(one.id, one.suspended) for one in late.subscriptions()] == [("1", "too dear"), ("2", "")]
 
 
 def test_a_renewal_in_between_outdates_the_decision_that_a_lease_has_run_out() -> None:

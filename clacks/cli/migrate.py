@@ -232,7 +232,7 @@ class Mover:
 
         from ..agent.broker.external.outlets import Outlets
         from ..agent.sandbox import Budget, Sandbox
-        from ..common.brokers import Management, recognise
+        from ..common.brokers import Management, domain_broker
         from ..common.components.client import dial
         from ..common.components.url import parse_urls
 
@@ -246,7 +246,7 @@ class Mover:
         self._sandbox = Sandbox(self._settings.sandbox_workers, Budget(self._settings.sandbox_seconds, self._settings.sandbox_memory))
         try:
             self._asking, sending, managing = connections
-            self._broker = recognise(sending.remote_properties, url)
+            self._broker = domain_broker(sending.remote_properties, url)
             self._management = await Management.attach(managing)
             self._outlets = Outlets(sending, self._broker)
             sending.lost.add_done_callback(lambda lost: self._outlets.lost())
@@ -284,10 +284,11 @@ class Mover:
 
         from ..agent.broker.external.names import command_key
         from ..amqp import AmqpError, Draft, Properties
+        from ..common.brokers import replies_of
         from ..common.components.command import CORE
 
         domain, token = self._settings.domain, uuid.uuid4().hex[:24]
-        queue = f"{domain}.reply.{user}.{token}"
+        queue = replies_of(domain, user) + token
         await self._management.declare_queue(queue, durable=False, auto_delete=True)
         answer = _Answer()
         try:

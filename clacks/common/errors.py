@@ -149,7 +149,7 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("closed", "This {what} is closed. Make another one.", "amqp:illegal-state", EXIT_FAILED, 409),
     ("remote", "{sentence}", "amqp:internal-error", EXIT_FAILED, 500),
     # --- a domain on a broker ---
-    ("broker-unusable", "The broker at {url} will not do: {reason}. Use one of these, or later: {needed}.", "amqp:not-implemented",
+    ("broker-unusable", "The broker at {url} will not do: {reason}. Use {needed} or later.", "amqp:not-implemented",
      EXIT_USAGE, 501),
     ("broker-refused", "{doing}: the broker says: {reason}. {hint}", "amqp:precondition-failed", EXIT_USAGE, 409),
     ("domain-record", "A record of the domain's log is malformed: {reason}. It is skipped. See whether all agents are of one version.",

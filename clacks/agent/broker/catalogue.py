@@ -131,6 +131,8 @@ def described(one: Subscription | DomainSubscription) -> dict[str, Any]:
             "max_bytes": terms.max_bytes,
             "kept": one.kept_events,
         }
+    elif terms.durable and isinstance(one, DomainSubscription):
+        named["suspended"] = one.suspension or one.barred
     return {
         "user": one.user,
         "link": terms.name,

@@ -22,6 +22,7 @@ TIME: Final = "x-opt-clacks-time"
 DROPPED: Final = "x-opt-clacks-dropped"  # how many events were dropped just before this one, because too many waited
 DEAD_REASON: Final = "x-opt-clacks-dead-reason"
 DEAD_NAME: Final = "x-opt-clacks-dead-subscription"
+UNDECIDED: Final = "x-opt-clacks-undecided"  # its filter was suspended before it had decided about this one
 _RESERVED: Final = "x-opt-clacks-"
 
 _NOTHING: Final[Mapping[str, Any]] = {}

@@ -39,13 +39,21 @@ class SubscriptionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SubscriptionSuspended:
+    """A durable subscription gets no more events. Id, name and queue, with the events in it, stay."""
+
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
-    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by one with other filters), "other-kind" (one of
-    the name is live and not durable, or is not shared, or the other way round), "id-taken" or "unknown"."""
+    """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by a durable one with other filters), "kind" (that
+    one has another `why`: durability or sharing), "suspended" (that one is, for the reason `why`), "id-taken" or "unknown"."""
 
     id: str
     reason: str
     by: By
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ Change = (
     | SubscriptionRemoved
     | SubscriptionTaken
     | SubscriptionChanged
+    | SubscriptionSuspended
     | Refused
     | NodeCame
     | NodeLeft

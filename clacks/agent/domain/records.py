@@ -86,6 +86,17 @@ class Unsubscribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspended:
+    """What these filters cost was more than they may, several times in a row. The record means nothing if the subscription has got others
+    since."""
+
+    by: By
+    id: str
+    filters: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """The renewals of a second, as an agent has gathered them."""
 
@@ -121,10 +132,10 @@ class Snapshot:
     lines: str = ""
 
 
-Record = Announced | Left | Subscribed | Unsubscribed | Renewed | Expired | SnapshotWanted | Snapshot
+Record = Announced | Left | Subscribed | Unsubscribed | Suspended | Renewed | Expired | SnapshotWanted | Snapshot
 
 _KINDS: Final[dict[str, type[Record]]] = {
-    kind.__name__: kind for kind in (Announced, Left, Subscribed, Unsubscribed, Renewed, Expired, SnapshotWanted, Snapshot)
+    kind.__name__: kind for kind in (Announced, Left, Subscribed, Unsubscribed, Suspended, Renewed, Expired, SnapshotWanted, Snapshot)
 }
 
 

@@ -21,10 +21,11 @@ from .changes import (
     SubscriptionAdded,
     SubscriptionChanged,
     SubscriptionRemoved,
+    SubscriptionSuspended,
     SubscriptionTaken,
 )
 from .members import Member, Writers
-from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Unsubscribed
+from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Suspended, Unsubscribed
 from .subscriptions import Subscription, Subscriptions
 
 
@@ -41,6 +42,7 @@ class State:
             Left: self._left,
             Subscribed: self._subscribed,
             Unsubscribed: self._unsubscribed,
+            Suspended: self._suspended,
             Renewed: self._renewed,
             Expired: self._expired,
         }
@@ -113,12 +115,17 @@ class State:
 
     def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
         made = _subscription(record, there.id, there.queue, offset)
-        if made.shared != there.shared or bool(made.lease) != bool(there.lease):  # its queue is of the other kind
-            return [Refused(record.id, "other-kind", record.by)]
+        kind = _kind_differs(made, there)
+        if kind:
+            return [Refused(record.id, "kind", record.by, kind)]
         same = made.asks_for == there.asks_for
-        if not (same or record.replace):
+        # Other filters than suspended ones take nothing from anybody, so they need not say that they replace them.
+        replaces = record.replace or (there.suspended and made.filters != there.filters)
+        if there.suspended and not replaces:
+            return [Refused(record.id, "suspended", record.by, there.suspended)]
+        if not (same or replaces):
             return [Refused(record.id, "name-taken", record.by)]
-        if same and made.lease == there.lease:
+        if same and made.lease == there.lease and not there.suspended:
             there.renewed = offset
             return [SubscriptionTaken(there, record.id)]
         self.subscriptions.add(made)
@@ -127,6 +134,18 @@ class State:
     def _unsubscribed(self, offset: int, record: Unsubscribed) -> list[Change]:
         one = self.subscriptions.remove(record.id)
         return [Refused(record.id, "unknown", record.by)] if one is None else [SubscriptionRemoved(one, record.reason)]
+
+    def _suspended(self, offset: int, record: Suspended) -> list[Change]:
+        """A durable one stays as it is; of a live one nothing would be left but its lease, so it ends."""
+        one = self.subscriptions.by_id.get(record.id)
+        if one is None or one.suspended or one.filters != record.filters:
+            return [Ignored(record.by, "stale")]
+        if one.lease:
+            self.subscriptions.remove(one.id)
+            return [SubscriptionRemoved(one, f"suspended: {record.reason}")]
+        made = one.suspend(record.reason)
+        self.subscriptions.add(made)
+        return [SubscriptionSuspended(made)]
 
     def _renewed(self, offset: int, record: Renewed) -> list[Change]:
         find = self.subscriptions.by_id.get
@@ -147,6 +166,13 @@ class State:
                 self.subscriptions.remove(id)
                 changes.append(SubscriptionRemoved(one, "lease"))
         return changes or [Ignored(record.by, "stale")]
+
+
+def _kind_differs(one: Subscription, other: Subscription) -> str:
+    """What nothing changes: their queues are of other kinds, and one that got a lease would be deleted at its end with what is in it."""
+    if bool(one.lease) != bool(other.lease):
+        return "durability"
+    return "sharing" if one.shared != other.shared else ""
 
 
 def _subscription(record: Subscribed, id: str, queue: str, offset: int) -> Subscription:  # noqa: A002

@@ -8,10 +8,13 @@ from typing import Any
 
 
 class Subscription:
-    """One subscription. Nothing of it changes but `renewed`, the offset of its last renewal; `seen` and `seen_at` belong to the one who
-    watches the leases (leases.py), and are no part of the state. There may be a million: equal texts are kept once."""
+    """One subscription; `suspended` says why it gets nothing at present, if it does not. Nothing of it changes but `renewed`, the offset of
+    its last renewal; `seen` and `seen_at` belong to the one who watches the leases (leases.py), and are no part of the state. There may be
+    a million: equal texts are kept once."""
 
-    __slots__ = ("address", "event", "filters", "id", "lease", "name", "queue", "renewed", "seen", "seen_at", "shared", "user")
+    __slots__ = (
+        "address", "event", "filters", "id", "lease", "name", "queue", "renewed", "seen", "seen_at", "shared", "suspended", "user"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -25,6 +28,7 @@ class Subscription:
         lease: float,
         renewed: int,
         filters: tuple[str, ...],
+        suspended: str = "",
     ) -> None:
         self.id = id
         self.user, self.event, self.address = intern(user), intern(event), intern(address)
@@ -32,18 +36,26 @@ class Subscription:
         self.name = intern(name)
         self.shared, self.lease, self.renewed = shared, lease, renewed
         self.filters = tuple([intern(text) for text in filters])
+        self.suspended = suspended
         self.seen, self.seen_at = renewed, 0.0
 
     @property
     def asks_for(self) -> tuple[Any, ...]:
         """What makes it the same subscription, when one is asked for again under its name."""
-        return self.event, self.address, self.shared, self.filters
+        return self.event, self.address, self.filters
 
     def row(self) -> tuple[Any, ...]:
         """The arguments it can be made of again."""
         return (
-            self.id, self.user, self.event, self.address, self.queue, self.name, self.shared, self.lease, self.renewed, self.filters
+            self.id, self.user, self.event, self.address, self.queue, self.name, self.shared, self.lease, self.renewed, self.filters,
+            *([self.suspended] if self.suspended else []),
         )  # fmt: skip
+
+    def suspend(self, reason: str) -> Subscription:
+        """The same, suspended for this reason."""
+        made = Subscription(*self.row())
+        made.suspended = reason
+        return made
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id} of {self.user}>"

@@ -1,6 +1,10 @@
 """Brokers of others, as a domain of many agents uses them: how each wants to be spoken to, and RabbitMQ's management over AMQP 1.0."""
 
-from .dialects import DIALECTS, Broker, Dialect, Feature, recognise
+from .dialects import DIALECTS, NEEDED, Broker, Dialect, Feature, domain_broker, recognise
 from .management import Binding, Management, QueueInfo
+from .names import owners_part, replies_of
 
-__all__ = ["DIALECTS", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "recognise"]
+__all__ = [
+    "DIALECTS", "NEEDED", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "domain_broker", "owners_part", "recognise",
+    "replies_of",
+]  # fmt: skip

@@ -1,7 +1,10 @@
-"""What differs between the AMQP 1.0 brokers that a domain can run on, in one table, and how a broker is told from its open frame.
+"""What differs between AMQP 1.0 brokers, in one table, how a broker is told from its open frame, and whether a domain can run on it.
 
-Pure values: nothing here connects or declares. RabbitMQ's row is what was seen on 4.0.5 and 4.3.6, that of ActiveMQ what was seen on 5.17;
-those of Artemis and qpidd follow their documents and sources.
+A domain runs on a broker whose row has all features in NEEDED. The other rows are there so that such a broker is known for what it is, and
+refused with what it lacks. Pure values: nothing here connects or declares.
+
+RabbitMQ's row is what was seen on 4.0.5 and 4.3.6, that of ActiveMQ what was seen on 5.17; those of Artemis and qpidd follow their
+documents and sources.
 """
 
 from __future__ import annotations
@@ -19,16 +22,10 @@ from ..errors import ClacksError
 Version = tuple[int, ...]
 
 
-class Declares(Enum):
-    """How a queue comes to be."""
-
-    MANAGEMENT = "by a request to /management"
-    ATTACH = "when a link to it is attached"
-
-
 class Feature(Enum):
     """What only some brokers, or only some of their versions, can do."""
 
+    MANAGEMENT = "queues and exchanges that are declared by requests to /management"
     STREAMS = "queues that are read again and again, from any offset"
     ACTIVE_CONSUMER = "one active consumer at a time, the one with the highest priority; the next follows when it goes"
     COPIES = "one message into several queues with one settlement (annotation x-cc)"
@@ -38,6 +35,10 @@ class Feature(Enum):
 
 
 ALWAYS: Final[Version] = (0,)
+
+# What agents cannot do without: queues with limits and life times of their own, the log that all of them read, and ingress queues that
+# move from one agent to the next with their order kept.
+NEEDED: Final = (Feature.MANAGEMENT, Feature.STREAMS, Feature.ACTIVE_CONSUMER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ class Dialect:
     oldest: Version
     queue: str
     exchange: str
-    declares: Declares
     escapes: bool = False
     names: str = r"[A-Za-z0-9._-]+"
     queue_capabilities: tuple[str, ...] = ()
@@ -77,13 +77,13 @@ DIALECTS: Final = (
         oldest=(4,),  # 3 has AMQP 1.0 as a plug-in: no management, and exchange subscriptions that leak a queue each
         queue="/queues/{name}",
         exchange="/exchanges/{name}/{key}",
-        declares=Declares.MANAGEMENT,
         escapes=True,
         links_per_session=256,
         sessions=64,
         message_size=16 * 1024 * 1024,
         checks_user_id=True,
         since={
+            Feature.MANAGEMENT: ALWAYS,
             Feature.STREAMS: ALWAYS,
             Feature.ACTIVE_CONSUMER: ALWAYS,
             Feature.COPIES: (4, 1),
@@ -99,7 +99,6 @@ DIALECTS: Final = (
         oldest=(5, 14),
         queue="queue://{name}",
         exchange="topic://{name}",
-        declares=Declares.ATTACH,
         since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
     ),
     Dialect(
@@ -108,7 +107,6 @@ DIALECTS: Final = (
         oldest=(2,),
         queue="{name}",
         exchange="{name}",
-        declares=Declares.ATTACH,
         queue_capabilities=("queue",),
         exchange_capabilities=("topic",),
         since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
@@ -119,7 +117,6 @@ DIALECTS: Final = (
         oldest=(1,),
         queue="{name}",
         exchange="{name}",
-        declares=Declares.ATTACH,
         queue_capabilities=("create-on-demand",),
         checks_user_id=True,
         since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
@@ -163,6 +160,15 @@ def escaped(name: str) -> str:
     return quote(name, safe="")
 
 
+def domain_broker(properties: Mapping[str, Any], url: object) -> Broker:
+    """As `recognise`, for a broker that a domain is to run on. Raises ClacksError also if it lacks a feature that is needed there."""
+    broker = recognise(properties, url)
+    missing = [feature.value for feature in NEEDED if not broker.has(feature)]
+    if missing:
+        raise _unusable(url, f"it is {broker}, and a domain needs what that does not have ({'; '.join(missing)})")
+    return broker
+
+
 def recognise(properties: Mapping[str, Any], url: object) -> Broker:
     """The broker that announces these properties in its open frame (2.7.1); `url` is how an error calls it.
 
@@ -170,21 +176,16 @@ def recognise(properties: Mapping[str, Any], url: object) -> Broker:
     product, told = str(properties.get("product", "")), str(properties.get("version", ""))
     dialect = next((dialect for dialect in DIALECTS if dialect.product == product), None)
     if dialect is None:
-        known = ", ".join(f"{dialect.name} {_written(dialect.oldest)}" for dialect in DIALECTS)
         raise _unusable(
-            url,
-            f"it calls itself {product!r}, which is no broker that a domain can run on" if product else "it does not say what it is",
-            known,
+            url, f"it calls itself {product!r}, which is no broker that a domain can run on" if product else "it does not say what it is"
         )
     version = tuple(map(int, re.findall(r"\d+", told.partition("-")[0])))
     if version < dialect.oldest:
-        raise _unusable(url, f"it is {product} {told or 'of an unknown version'}", f"{dialect.name} {_written(dialect.oldest)}")
+        raise _unusable(url, f"it is {product} {told or 'of an unknown version'}")
     return Broker(dialect, version)
 
 
-def _unusable(url: object, reason: str, needed: str) -> ClacksError:
+def _unusable(url: object, reason: str) -> ClacksError:
+    oldest = [Broker(dialect, dialect.oldest) for dialect in DIALECTS]
+    needed = ", ".join(str(broker) for broker in oldest if all(map(broker.has, NEEDED)))
     return ClacksError("broker-unusable", url=url, reason=reason, needed=needed)
-
-
-def _written(version: Version) -> str:
-    return ".".join(map(str, version))

@@ -33,6 +33,8 @@ from .dialects import escaped
 NODE: Final = "/management"
 # A declaration takes 3 to 15 ms, in a cluster as long as its slowest node; a broker that does not answer in this time is not well.
 REQUEST_SECONDS: Final = 30.0
+# How long to attach again is tried the first time: RabbitMQ 4.0 may overhear what comes right behind the end of a session.
+REVIVE_SECONDS: Final = 3.0
 # Answers on their way at once; the broker itself works on one after the other.
 WINDOW: Final = 50
 
@@ -75,8 +77,8 @@ class Binding:
 class Management:
     """Requests to one broker, any number at a time, each answered within `timeout` seconds or failing with ClacksError command-timeout.
 
-    Give it a connection of its own: RabbitMQ answers a request without permission by ending the session with all its links. It is not
-    `alive` then; attach another one.
+    Give it a connection of its own: RabbitMQ answers a request without permission by ending the session with all its links, and so it does
+    where it stumbles itself (4.0.5: a declaration that crosses the deletion of the same queue). It is not `alive` then; `revive` it.
     """
 
     def __init__(self, requests: Sender, answers: Receiver, timeout: float = REQUEST_SECONDS) -> None:
@@ -85,6 +87,7 @@ class Management:
         self._ids = itertools.count(1)
         self._credit = asyncio.Event()
         self._reason: Condition | None = None
+        self._reviving = asyncio.Lock()
         requests.handler = answers.handler = self
         answers.window = WINDOW
 
@@ -102,6 +105,20 @@ class Management:
         except TimeoutError:
             raise ClacksError("command-timeout", method=NODE, seconds=timeout) from None
         return cls(requests, answers, timeout)
+
+    async def revive(self) -> None:
+        """Attach again if that is needed and the connection is there. Raises ClacksError as `attach` does."""
+        async with self._reviving:
+            if self.alive or not self.connection.alive:
+                return
+            try:
+                fresh = await Management.attach(self.connection, REVIVE_SECONDS)
+            except ClacksError:
+                if not self.connection.alive:
+                    raise
+                fresh = await Management.attach(self.connection, self._timeout)
+            self._requests, self._answers, self._reason = fresh._requests, fresh._answers, None
+            self._requests.handler = self._answers.handler = self
 
     @property
     def connection(self) -> Connection:
@@ -242,7 +259,8 @@ class Management:
         """Requests are sent settled; none is told."""
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
-        self._fail(condition)
+        if link in (self._requests, self._answers):
+            self._fail(condition)
 
     def _fail(self, condition: Condition | None) -> None:
         self._reason = self._reason or condition or Condition("amqp:connection:forced", "the link was closed")

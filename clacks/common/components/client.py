@@ -86,11 +86,11 @@ class BusClient:
         if CAPABILITY in connection.remote_capabilities:
             self._leases.clear()
             return AgentRoute(connection, url, self.domain)
-        from ..brokers import recognise
+        from ..brokers import domain_broker
         from .domain import DomainRoute  # loaded by those who meet a broker
 
         try:
-            return DomainRoute(connection, recognise(connection.remote_properties, url), url, self.domain, self._leases)
+            return DomainRoute(connection, domain_broker(connection.remote_properties, url), url, self.domain, self._leases)
         except ClacksError:
             connection.close()
             raise

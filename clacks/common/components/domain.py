@@ -25,7 +25,7 @@ from ...amqp import (
     Receiver,
     Sender,
 )  # fmt: skip
-from ..brokers import Broker, Management
+from ..brokers import Broker, Management, replies_of
 from ..errors import ClacksError
 from .answers import Answers
 from .command import CORE
@@ -126,7 +126,7 @@ class DomainRoute:
         async with self._attaching:
             if not self._answers.alive:
                 answers = Answers(self._url)
-                name = f"{self._domain}.reply.{self._url.user}.{os.urandom(12).hex()}"
+                name = replies_of(self._domain, self._url.user or "") + os.urandom(12).hex()
                 management = await Management.attach(self.connection)
                 try:
                     await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
@@ -156,6 +156,9 @@ class DomainRoute:
         lease = await self._subscribe(wanted)
         try:
             link = await self._receiver(lease.queue, handler)
+        except _QueueGone:  # the broker has lost it, or somebody deleted it
+            lease = await self._subscribe(wanted, restore=True)
+            link = await self._receiver(lease.queue, handler)
         except BaseException:
             self._end(lease, delete=False)
             raise
@@ -170,12 +173,14 @@ class DomainRoute:
         lease.lost = lost
         self._leases.add(wanted, lease)
 
-    async def _subscribe(self, wanted: Wanted) -> Lease:
+    async def _subscribe(self, wanted: Wanted, *, restore: bool = False) -> Lease:
         keep = wanted.keep
+        # Whoever goes on replaces nothing: neither what others have made of it meanwhile, nor the reason why it was suspended.
+        replace = keep.replace and not self._leases.over(wanted)
         asked = {
             "filters": [wanted.xquery] if wanted.xquery is not None else [], "event": wanted.event, "durable": keep.durable,
             "shared": keep.shared, "max_age": keep.max_age, "max_bytes": keep.max_bytes, "overflow": keep.overflow,
-            "replace": keep.replace,
+            "replace": replace, **({"restore": True} if restore else {}),
         }  # fmt: skip
         told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
         try:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from ....amqp import ACCEPTED, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
 from ....amqp.message import annotate
 from ....common.brokers import Management
 from ....common.components.command import CORE
@@ -27,14 +27,24 @@ from ...access import NODE
 from ...bus import Bus, Incoming, Routed
 from ...command import CommandRegistry
 from ...config import Config
-from ...domain import Change, Method, NodeLeft, Ready, SubscriptionAdded, SubscriptionChanged, SubscriptionRemoved, Superseded
+from ...domain import (
+    Change,
+    Method,
+    NodeLeft,
+    Ready,
+    SubscriptionAdded,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    SubscriptionSuspended,
+    Superseded,
+)
 from ...domain import Subscription as Known
 from ...intake import Done, Intake, Lane
 from ...sandbox import Budget, Sandbox
 from ..envelope import Stamp, bare_message, header
 from .commands import CommandQueue, Gone
 from .control import JOIN_SECONDS, TICK, Control, now
-from .ends import SUSPENDED, Ends
+from .ends import Ends
 from .ingress import Ingress
 from .names import (
     CODE,
@@ -65,8 +75,8 @@ DELETING: Final = 120.0
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
 REJECTED_BYTES: Final = 64 * 2**20
 _DURABLE: Final = header(None, durable=True)
+AGAIN: Final = 1.0  # seconds after which the next queue is deleted, when one could not be
 ANSWERS: Final = 100  # under way to an agent
-AGAIN: Final = 1.0  # seconds after which what the broker's absence prevented is tried again
 
 
 class ExternalBroker:
@@ -81,7 +91,7 @@ class ExternalBroker:
         self.subscriptions = DomainSubscriptions(
             bus, Sandbox(config.sandbox_workers, Budget(config.sandbox_seconds, config.sandbox_memory))
         )
-        self.superseded = False
+        self.superseded = self._started = False
         self.on_superseded: Callable[[], None] = lambda: None
         self._bus = bus
         self._loop = asyncio.get_running_loop()
@@ -91,9 +101,10 @@ class ExternalBroker:
         self._lines: Lines | None = None
         self._outlets: Outlets | None = None
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
-        self._unsent: list[tuple[str, bytes, Sent]] = []
+        self._unsent: list[tuple[str, bytes, Sent, bool]] = []
         self.ends = Ends()
         self._ended: dict[str, float] = {}  # queues to be deleted, and until when
+        self._restored: set[str] = set()  # those that this agent deletes whoever leads
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
         self.control = Control(
@@ -120,27 +131,31 @@ class ExternalBroker:
                 "config-invalid", source=control_stream(self.domain), reason="the state of the domain is not in it, and no agent has it",
                 hint="Are the other agents running? If there is none, delete that stream on the broker; clients subscribe again.",
             ) from None  # fmt: skip
-        assert self._lines is not None
-        await self._take_part(self._lines)
+        self._started = True
+        if self._lines is not None:  # otherwise it is done when the broker is reached again
+            await self._join(self._lines)
         log.info("domain joined", extra={"domain": self.domain, "subscriptions": len(self.subscriptions.all)})
         return [str(url) for url in parse_urls(list(self.config.broker_url), self.domain)]
 
     async def _up(self, lines: Lines) -> None:
         """The broker can be reached (again)."""
         self._lines = lines
+        self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
         await self._declare(lines.management)
-        self._outlets = Outlets(lines.giving, lines.broker)
+        self._outlets = Outlets(lines.giving, lines.broker, self._exists)
         answers = await lines.asking.attach_receiver(
             lines.broker.queue(agent_queue(self.domain, self.config.node_id)), handler=_Answers(self)
         )
         answers.window = ANSWERS
         await self.control.attach(lines.asking, lines.broker)
         unsent, self._unsent = self._unsent, []
-        for queue, encoded, done in unsent:
-            self._outlets.send(queue, encoded, done)
+        for queue, encoded, done, insist in unsent:
+            self.send(queue, encoded, done, insist=insist)
         self.subscriptions.connect(self._outlets)
-        if self.control.joined.done():
+        if self.control.domain.may_take(now()):
             await self._take_part(lines)
+        elif self._started:
+            self._later(self._join(lines))
 
     def _down(self) -> None:
         self._lines = None
@@ -153,6 +168,18 @@ class ExternalBroker:
         self.subscriptions.disconnect()
         if outlets is not None:
             outlets.lost()
+
+    async def _join(self, lines: Lines) -> None:
+        """Take part as soon as the state of the domain is here. Before that, events would wait for this agent, and commands be answered by
+        one that knows nothing."""
+        await self.control.current()
+        if lines is not self._lines:
+            return
+        try:
+            await self._take_part(lines)
+        except AmqpError as error:
+            log.warning("the domain's queues were not attached", extra={"reason": str(error)})
+            lines.asking.abort()  # then everything is made again
 
     async def _take_part(self, lines: Lines) -> None:
         """Take events and commands; the state of the domain is here."""
@@ -179,8 +206,7 @@ class ExternalBroker:
         for slot in range(SLOTS):
             await management.bind(ingress_queue(domain, slot % self.config.broker_ingress), domain, slot_key(slot))
         await management.bind(ingress_queue(domain, 0), domain, EVENTS)
-        rejected = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
-        await management.declare_queue(rejected_queue(domain), arguments=rejected)
+        await self._declare_rejected(management)
         for target in self._targets():
             shared, own = command_queue(domain, target), command_queue(domain, target, node)
             await management.declare_queue(shared, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1})
@@ -189,6 +215,10 @@ class ExternalBroker:
             await management.bind(own, domain, command_key(target, node))
         await management.declare_queue(agent_queue(domain, node), durable=False, auto_delete=True)
         await self.control.declare(management)
+
+    async def _declare_rejected(self, management: Management) -> None:
+        arguments = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
+        await management.declare_queue(rejected_queue(self.domain), arguments=arguments)
 
     async def _agree(self, management: Management) -> None:
         """All agents of a domain must have the same number of ingress queues, or events would come twice and others never. A queue in which
@@ -248,12 +278,12 @@ class ExternalBroker:
         for subscription in routed.undecided:
             subscription.offer(encoded, incoming, confirmed)
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None:
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None:
         """Send something that is no event; when the broker is away, as soon as it is back."""
         if self._outlets is None:
-            self._unsent.append((queue, encoded, done))
+            self._unsent.append((queue, encoded, done, insist))
         else:
-            self._outlets.send(queue, encoded, done)
+            self._outlets.send(queue, encoded, done, insist=insist)
 
     def permissions_changed(self) -> None:
         self.subscriptions.permissions_changed()
@@ -280,6 +310,10 @@ class ExternalBroker:
             self.subscriptions.add(self._made(change.subscription))
         elif isinstance(change, SubscriptionChanged):
             self.subscriptions.replace(self._made(change.after))
+        elif isinstance(change, SubscriptionSuspended):
+            known = change.subscription
+            log.warning("subscription suspended", extra={"user": known.user, "subscription": known.name, "reason": known.suspended})
+            self.subscriptions.suspend(known.id, known.suspended)
         elif isinstance(change, SubscriptionRemoved):
             self.subscriptions.remove(change.subscription.id)
             self._ended[change.subscription.queue] = now() + DELETING
@@ -309,8 +343,8 @@ class ExternalBroker:
         self.subscriptions.clear()
 
     def _made(self, known: Known) -> DomainSubscription:
-        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._suspended)
-        one.outlets = self._outlets
+        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._exceeded)
+        one.outlets, one.suspension = self._outlets, known.suspended
         return one
 
     async def _deleting(self) -> None:
@@ -320,38 +354,61 @@ class ExternalBroker:
             await asyncio.sleep(TICK)
             self.ends.forget(now())
             for queue, end in list(self._ended.items()):
+                if self._lines is None:
+                    break
                 if now() > end:
                     del self._ended[queue]
-                elif self._lines is not None and self._lines.management.alive and self.control.domain.leads(now()):
+                    self._restored.discard(queue)
+                elif queue in self._restored or self.control.domain.leads(now()):
                     try:
-                        await self._lines.management.delete_queue(queue)
+                        await (await self.management()).delete_queue(queue)
                     except ClacksError as error:
                         log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
+                        self._ended[queue] = self._ended.pop(queue)  # the others are not to wait for it
+                        await asyncio.sleep(AGAIN)
                         break
                     self._ended.pop(queue, None)
+                    self._restored.discard(queue)
 
-    def _suspended(self, id: str, reason: str) -> None:  # noqa: A002
-        log.warning("filter suspended", extra={"subscription": id, "reason": reason})
-        self._later(self._end(id, f"{SUSPENDED}{reason}"))
+    async def restore(self, known: Known, arguments: Mapping[str, Any]) -> None:
+        """Make the queue of a subscription again: the broker may have lost it, or somebody deleted it, and its owner alone knows its
+        limits. Raises ClacksError.
 
-    async def _end(self, id: str, reason: str) -> None:  # noqa: A002
-        while self.control.domain.subscription(id) is not None:
-            try:
-                await self.control.unsubscribe(id, reason)
-            except ClacksError:
-                await asyncio.sleep(AGAIN)
+        The subscription may end meanwhile, and whoever leads delete the queue before it is made here: so this agent deletes it too."""
+        management = await self.management()
+        if self.control.domain.subscription(known.id) is None:
+            return
+        self._restored.add(known.queue)
+        try:
+            await management.declare_queue(known.queue, arguments=arguments)
+        except ClacksError as error:
+            if error.values.get("status") != 409:  # it is there, with other limits
+                raise
+
+    def _exceeded(self, one: DomainSubscription, reason: str) -> None:
+        """For the whole domain: what costs one agent too much costs any of them too much."""
+        self.control.suspend(one.id, one.terms.filters, reason)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    @property
-    def management(self) -> Management:
+    async def _exists(self, queue: str) -> bool:
+        """False too if that cannot be found out: nobody is answered then, and asks again."""
+        try:
+            return await (await self.management()).queue_info(queue) is not None
+        except ClacksError as error:
+            log.info("queue not found", extra={"queue": queue, "reason": str(error)})
+            return False
+
+    async def management(self) -> Management:
         """Raises ClacksError if the broker cannot be reached."""
         if self._lines is None:
             raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
-        return self._lines.management
+        management = self._lines.management
+        await management.revive()
+        return management
 
     # --- publishers ---
 
@@ -361,15 +418,35 @@ class ExternalBroker:
         except ClacksError:
             return
         told = json.dumps({"error": None if error is None else error.to_json()})
-        self.send(queue, Draft(told, Properties(correlation_id=token, content_type="application/json")).encode(), _nobody)
+        draft = Draft(told, Properties(correlation_id=token, content_type="application/json"))
+        self.send(queue, draft.encode(), _nobody, insist=False)
 
-    def _reject(self, encoded: bytes, error: ClacksError) -> None:
+    def _reject(self, encoded: bytes, error: ClacksError, done: Sent) -> None:
+        """Put a refused event aside."""
         try:
-            message = Message(encoded)
-            kept = annotate(message.bare, {CODE: error.code, REASON: str(error)[:1024]})
-        except ValueError:
+            kept = annotate(Message(encoded).bare, {CODE: error.code, REASON: str(error)[:1024]})
+        except ValueError as unreadable:
+            log.warning("a refused event is no message, and is not kept", extra={"reason": str(unreadable)})
+            done(Fate.STORED)
             return
-        self.send(rejected_queue(self.domain), kept, _nobody)
+
+        def told(fate: Fate) -> None:
+            if fate is Fate.NO_QUEUE:  # somebody has deleted it
+                self._later(self._put_aside(kept, done))
+            else:
+                done(fate)
+
+        self.send(rejected_queue(self.domain), kept, told, insist=True)
+
+    async def _put_aside(self, kept: bytes, done: Sent) -> None:
+        """Make the queue again."""
+        try:
+            await self._declare_rejected(await self.management())
+        except ClacksError as error:
+            log.warning("a refused event is not kept", extra={"reason": str(error)})
+            done(Fate.NO_QUEUE)
+        else:
+            self.send(rejected_queue(self.domain), kept, done, insist=True)
 
     # --- commands.Desk ---
 
@@ -386,8 +463,13 @@ class ExternalBroker:
         asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
         # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
         draft = Draft(json.dumps(request), asked, ttl=int(seconds * 1000))
+
+        def sent(fate: Fate) -> None:
+            if fate is Fate.NO_QUEUE and not future.done():
+                future.set_exception(Gone(node))
+
         try:
-            self.send(command_queue(self.domain, target, node), draft.encode(), _nobody)
+            self.send(command_queue(self.domain, target, node), draft.encode(), sent, insist=True)
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
@@ -420,7 +502,9 @@ class _Answers:
 
     def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
 
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        if condition is not None and link.connection.alive:
+            link.connection.abort()  # then everything is made again
 
 
 def _nobody(fate: Fate) -> None:

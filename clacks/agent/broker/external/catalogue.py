@@ -8,6 +8,7 @@ from ....common.errors import ClacksError
 from ...access import refusal
 from ..catalogue import described
 from .ends import DELETED
+from .services import current
 from .subscription import DomainSubscription
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ class DomainCatalogue:
 
     def delete(self, user: str, name: str, owner: str | None, *, force: bool) -> Any:
         """Answers an awaitable. Whether it has consumers, only the broker knows: `force` makes no difference."""
-        return self._delete(self._find(user, name, owner).id, f"{DELETED}{user}")
+        return self._delete(user, name, owner)
 
-    async def _delete(self, id: str, reason: str) -> bool:  # noqa: A002
-        await self._broker.control.unsubscribe(id, reason)
+    async def _delete(self, user: str, name: str, owner: str | None) -> bool:
+        control = await current(self._broker.control)
+        await control.unsubscribe(self._find(user, name, owner).id, f"{DELETED}{user}")
         return True
 
     async def replay(self, user: str, name: str, owner: str | None) -> int:

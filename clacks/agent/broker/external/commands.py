@@ -24,8 +24,14 @@ from .outlets import Fate, Sent
 
 log = logging.getLogger("clacks.command")
 
-# Requests under way in an agent; the others wait at the broker for an agent that is free.
+# Requests that are asked for at a time; the others wait at the broker for an agent that is free.
 WINDOW: Final = 50
+# Requests under way in an agent, beyond which it reads no more until half is done: some kilobytes each. So many because most of them wait:
+# a thousand clients that subscribe while an agent is being missed have one lease to wait, and not twenty.
+MOST: Final = 1_000
+# Links with a session of their own, of the 64 that RabbitMQ has for a connection: what is not read fills the session's window, and the
+# domain's log has to be read on.
+SESSIONS: Final = 48
 # How long an agent waits for another one's answer, in seconds. Where several are asked, one must not keep the answers of the others from a
 # client, which waits for 30 s; where one is, the command takes what it takes, and this is for an answer that was lost.
 ASK_SECONDS: Final = 20.0
@@ -52,7 +58,7 @@ class Desk(Protocol):
     def described(self, target: str, method: str) -> Mapping[str, Any]:
         """What getMethods shows of a command that other nodes serve; empty if there is none."""
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None: ...
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None: ...
 
     async def ask(self, target: str, node: str, user: str, request: dict[str, Any], seconds: float) -> str:
         """Another node's answer to a request. Raises Gone, ClacksError command-timeout."""
@@ -68,7 +74,7 @@ class CommandQueue:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
-        self._link = await connection.attach_receiver(broker.queue(self.queue), handler=self)
+        self._link = await connection.attach_receiver(broker.queue(self.queue), handler=self, alone=connection.links < SESSIONS)
         self._link.window = WINDOW
 
     def stop(self) -> None:
@@ -88,7 +94,16 @@ class CommandQueue:
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         task = asyncio.get_running_loop().create_task(self._run(link, number, encoded))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        if len(self._tasks) >= MOST:
+            link.pause()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        link = self._link
+        if link is not None and link.paused and len(self._tasks) < MOST // 2:
+            link.paused = False
+            asyncio.get_running_loop().call_soon(link.resume)
 
     async def _run(self, link: Receiver, number: int, encoded: bytes) -> None:
         try:
@@ -108,7 +123,7 @@ class CommandQueue:
 
     async def _sent(self, queue: str, encoded: bytes) -> Fate:
         fate: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
-        self._desk.send(queue, encoded, fate.set_result)
+        self._desk.send(queue, encoded, fate.set_result, insist=False)
         return await fate
 
     def _reply_to(self, message: Message, user: str) -> str:

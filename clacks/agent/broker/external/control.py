@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 from ....amqp import (
@@ -46,6 +46,7 @@ from ...domain import (
     SubscriptionRemoved,
     SubscriptionTaken,
     Superseded,
+    Suspended,
     Timing,
     Unsubscribed,
     decode,
@@ -97,6 +98,7 @@ class Control:
         self._sender: Sender | None = None
         self._asked: dict[str, asyncio.Future[Change]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._behind: list[asyncio.Future[None]] = []
         self._offset = -1
         self._last: Any = None
         self._found = False
@@ -159,6 +161,10 @@ class Control:
         change, _ = await self._written(Unsubscribed(self.domain.by(), id, reason), id)
         return change
 
+    def suspend(self, id: str, filters: tuple[str, ...], reason: str) -> None:  # noqa: A002
+        """The filters of a subscription cost too much. Nobody waits for that: the change says so, here as everywhere."""
+        self._write(Suspended(self.domain.by(), id, filters, reason))
+
     async def _written(self, record: Record, asked: str) -> tuple[Change, int]:
         if self._sender is None:
             raise ClacksError("bus-overloaded")
@@ -181,11 +187,16 @@ class Control:
             self._waiting.append((offset, future))
             await future
 
-    def renew(self, ids: list[str]) -> list[str]:
-        """Those that are not known."""
-        known = [one for one in ids if self.domain.subscription(one) is not None]
-        self._renewals.update(known)
-        return [one for one in ids if one not in self._renewals]
+    async def current(self) -> None:
+        """Wait until this agent may take events: then it knows every subscription that anybody was told of. One that has been away for
+        longer than its lease, or has to begin anew, would answer for less."""
+        if not self.domain.may_take(now()):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._behind.append(future)
+            await future
+
+    def renew(self, ids: Iterable[str]) -> None:
+        self._renewals.update(ids)
 
     # --- reading ---
 
@@ -219,7 +230,15 @@ class Control:
             self.joined.set_result(None)
         if isinstance(record, Announced) and record.by.node == self.domain.node:
             self._on_lease()
+            self._catch_up()
         self._look()
+
+    def _catch_up(self) -> None:
+        if self._behind and self.domain.may_take(now()):
+            behind, self._behind = self._behind, []
+            for future in behind:
+                if not future.done():
+                    future.set_result(None)
 
     def _other_log(self, offset: int, body: Any) -> bool:
         """Whether the last record that was read is there no more, or another one is in its place, or records are missing behind it."""
@@ -234,7 +253,8 @@ class Control:
         """Forget everything, and read the log from its beginning, as another process of this node."""
         self.restarts += 1
         self._on_restart()
-        self.domain = Domain(self.domain.node, time.time_ns(), self.domain.timing)
+        # The time of the machine may have been set back, and an incarnation that is not greater would be taken for an older process.
+        self.domain = Domain(self.domain.node, max(time.time_ns(), self.domain.incarnation + 1), self.domain.timing)
         self._offset = -1
         self._unconfirmed.clear()
         self._renewals.clear()

@@ -1,4 +1,4 @@
-"""The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it.
+"""The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it, or that of refused ones.
 
 Each queue gives its events to one agent at a time. Which one, the consumers' priorities say: every agent computes its own for each queue
 from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes. What cannot
@@ -21,11 +21,15 @@ from ...intake import Intake, Lane
 from ..conditions import as_outcome
 from ..envelope import incoming_event
 from .names import ANSWER, TOKEN, sender_of
+from .outlets import Fate, Sent
 
-# Events of one queue under way in an agent: what it may have to do again if it is killed, and enough for some milliseconds of the broker's.
+# Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
 WINDOW: Final = 400
-# Bytes of them, beyond which the agent reads no more of the queue until half is done: large events fill the memory long before the window.
-WINDOW_BYTES: Final = 32 * 2**20
+# Events of one queue in hand, and their bytes, beyond which the agent reads no more of it until half is done. That is what it may have to
+# do again if it is killed, and what it keeps where a durable queue is full: at full speed a broker has some 400 of them to confirm, and
+# large ones fill the memory long before there are as many.
+MOST: Final = 2_000
+MOST_BYTES: Final = 32 * 2**20
 # Pause before what the bus could not take is tried again, in seconds.
 PAUSE: Final = 0.1
 
@@ -53,7 +57,7 @@ class Ingress:
         intake: Intake,
         may_take: Callable[[], bool],
         answer: Answer,
-        reject: Callable[[bytes, ClacksError], None],
+        reject: Callable[[bytes, ClacksError, Sent], None],
     ) -> None:
         """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused."""
         self.queue = queue
@@ -95,7 +99,7 @@ class Ingress:
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         self._bytes += len(encoded)
-        if self._bytes > WINDOW_BYTES:
+        if self._bytes > MOST_BYTES or link.unsettled > MOST:
             link.pause()
         if self._held or not self._may_take():
             self._held.append((number, encoded))
@@ -105,7 +109,7 @@ class Ingress:
     def _settle(self, link: Receiver, number: int, encoded: bytes) -> None:
         link.settle(number, ACCEPTED)
         self._bytes -= len(encoded)
-        if link.paused and self._bytes < WINDOW_BYTES // 2:
+        if link.paused and self._bytes < MOST_BYTES // 2 and link.unsettled < MOST // 2:
             link.paused = False
             asyncio.get_running_loop().call_soon(link.resume)
 
@@ -131,9 +135,14 @@ class Ingress:
                 return
             if queue:
                 self._answer(user, queue, token, error)
-            if error is not None:
-                self._reject(encoded, error)
-            self._settle(link, number, encoded)
+            if error is None:
+                self._settle(link, number, encoded)
+            else:
+                self._reject(encoded, error, put_aside)
+
+        def put_aside(fate: Fate) -> None:
+            if fate is not Fate.LOST and link is self._link and link.alive:
+                self._settle(link, number, encoded)
 
         try:
             message = Message(encoded)

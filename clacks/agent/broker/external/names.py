@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
 
 from ....amqp import Message
+from ....common.brokers import owners_part, replies_of
 from ....common.errors import ClacksError
+from ...access import NODE
 
 # Keys that publishers choose from, each bound to one of the ingress queues: so they need not know how many there are, and it can change.
 SLOTS: Final = 64
@@ -15,6 +18,8 @@ ANSWER: Final = "x-opt-clacks-answer"
 TOKEN: Final = "x-opt-clacks-token"
 REASON: Final = "x-opt-clacks-reason"
 CODE: Final = "x-opt-clacks-code"
+
+_QUEUES: Final = "/queues/"  # what is behind it in an address is percent-encoded
 
 
 def slot_key(slot: int) -> str:
@@ -47,7 +52,7 @@ def command_queue(domain: str, target: str, node: str = "") -> str:
 
 
 def subscription_queue(domain: str, user: str, name: str) -> str:
-    return f"{domain}.sub.{user}.{name}"
+    return f"{domain}.sub.{owners_part(user)}.{name}"
 
 
 def agent_queue(domain: str, node: str) -> str:
@@ -59,15 +64,24 @@ def reply_queue(domain: str, user: str, given: str) -> str:
     """The reply queue that a user names, in the form of an address or as its bare name. Raises ClacksError if it is not the user's.
 
     An agent that asks for somebody has its own: what a stranger sends there answers nothing, since no question has a number to guess."""
-    name = given.removeprefix("/queues/")
-    if not name.startswith((f"{domain}.reply.{user}.", f"{domain}.agent.")):
-        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {domain}.reply.{user}.ANYTHING only.")
+    name = unquote(given.removeprefix(_QUEUES)) if given.startswith(_QUEUES) else given
+    own = replies_of(domain, user)
+    if not name.startswith((own, f"{domain}.agent.")):
+        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {own}ANYTHING only.")
     return name
 
 
 def sender_of(message: Message) -> str:
-    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing."""
+    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing, user-removed.
+
+    A broker's users may be called anything. What an agent says of itself is no user's name, and may do everything."""
     found = message.properties.user_id
     if not isinstance(found, bytes):
         raise ClacksError("user-id-missing")
-    return found.decode("utf-8", "replace")
+    try:
+        user = found.decode()
+    except UnicodeDecodeError:
+        raise ClacksError("user-removed", user=repr(found)) from None
+    if user.startswith(NODE):
+        raise ClacksError("user-removed", user=user)
+    return user

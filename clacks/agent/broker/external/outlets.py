@@ -1,7 +1,7 @@
 """The ways out: a link to each queue that something is sent to, made when it is first needed, and what becomes of what is sent.
 
 Whoever sends hears once, through `done`, what became of it. What a broker does not take for the moment is sent again, in its order, until
-it does.
+it does; unless the queue is one that a user has made and named, which must not keep an agent busy, whatever kind of queue it is.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Link, Outcome, Receiver, Sender
 from ....common.brokers import Broker
@@ -20,11 +20,12 @@ log = logging.getLogger("clacks.broker")
 
 
 class Fate(Enum):
-    """What became of a message: the broker has it; there is no such queue, so nobody waits for it; or the connection was lost before the
-    broker said anything, which may have it or not."""
+    """What became of a message: the broker has it; there is no such queue, so nobody waits for it; the broker did not take it, and nobody
+    insisted; or the connection was lost before the broker said anything, which may have it or not."""
 
     STORED = auto()
     NO_QUEUE = auto()
+    NOT_TAKEN = auto()
     LOST = auto()
 
 
@@ -34,24 +35,32 @@ Sent = Callable[[Fate], None]
 LINKS: Final = 8_000
 # Pauses before a full queue is tried again, in seconds.
 PAUSE: Final = 0.5
+# How long an attach may take, in seconds: it is milliseconds, and some seconds where a broker with thousands of queues has just come back.
+ATTACH_SECONDS: Final = 10.0
 # Conditions that say that there is no queue: nobody waits for what is sent there.
 _GONE: Final = frozenset({"amqp:not-found", "amqp:resource-deleted"})
 # The condition of a link whose session ended because of another one: nothing is wrong with its queue.
 _BYSTANDER: Final = "amqp:session:errant-link"
 
 
+async def _surely(queue: str) -> bool:
+    return True
+
+
 class Outlets:
     """All of them, on one connection."""
 
-    def __init__(self, connection: Connection, broker: Broker) -> None:
-        self.connection, self.broker = connection, broker
+    def __init__(self, connection: Connection, broker: Broker, exists: Callable[[str], Awaitable[bool]] = _surely) -> None:
+        """`exists` answers whether there is a queue."""
+        self.connection, self.broker, self.exists = connection, broker, exists
         self.probing = asyncio.Lock()
         self._open: OrderedDict[str, Outlet] = OrderedDict()
 
-    def send(self, queue: str, encoded: bytes, done: Sent) -> None:
+    def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool = True) -> None:
+        """Always with the same `insist` for one queue: whether what is not taken is sent again."""
         outlet = self._open.get(queue)
         if outlet is None:
-            outlet = self._open[queue] = Outlet(self, queue)
+            outlet = self._open[queue] = Outlet(self, queue, insist)
             if len(self._open) > LINKS:
                 self._close_one()
         else:
@@ -80,8 +89,8 @@ class Outlets:
 class Outlet:
     """The handler of a link to one queue."""
 
-    def __init__(self, outlets: Outlets, queue: str) -> None:
-        self._outlets, self._queue = outlets, queue
+    def __init__(self, outlets: Outlets, queue: str, insists: bool) -> None:
+        self._outlets, self._queue, self._insists = outlets, queue, insists
         self._waiting: deque[tuple[bytes, Sent]] = deque()
         self._again: list[tuple[int, tuple[bytes, Sent]]] = []
         self._number = 0
@@ -142,15 +151,29 @@ class Outlet:
 
     async def _shared(self) -> Sender:
         """A link in a session with others. RabbitMQ 4.0 refuses one by ending its session, and all that are attached at that time hear of
-        the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64."""
+        the queue that is not there: which one it is tells an attempt in a session of its own, one at a time as there are only 64. What a
+        user has named is looked for by other means first, as nobody is to end that session at will."""
         connection, target = self._outlets.connection, self._outlets.broker.queue(self._queue)
+        if not (self._insists or await self._outlets.exists(self._queue)):
+            raise AmqpError(Condition("amqp:not-found", "there is no such queue"))
         while True:
             try:
-                return await connection.attach_sender(target, handler=self)
+                return await self._answered(connection.attach_sender(target, handler=self))
             except AmqpError:
                 async with self._outlets.probing:
-                    probe = await connection.attach_sender(target, alone=True)
+                    probe = await self._answered(connection.attach_sender(target, alone=True))
                     probe.close()
+
+    async def _answered(self, attach: Coroutine[Any, Any, Sender]) -> Sender:
+        """RabbitMQ 4.0 may overhear what comes right behind the end of a session: then everything is made again, or all would wait for
+        ever. Raises AmqpError."""
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                return await attach
+        except TimeoutError:
+            log.warning("an attach was not answered", extra={"queue": self._queue})
+            self._outlets.connection.abort()
+            raise AmqpError(Condition("amqp:connection:forced", "the attach was not answered")) from None
 
     def _lost(self, condition: Condition | None) -> None:
         """The link is gone. Where the queue is gone too, so is what was for it; otherwise another link takes it."""
@@ -160,6 +183,8 @@ class Outlet:
         elif self._outlets.connection.alive and self._waiting:
             if condition is not None and condition.name == _BYSTANDER:
                 self._attach()
+            elif not self._insists:
+                self._outlets.forget(self._queue)
             else:
                 log.warning("queue not reached", extra={"queue": self._queue, "reason": str(condition)})
                 self._retry(self._attach)
@@ -190,6 +215,8 @@ class Outlet:
         self._unsettled -= 1
         if outcome is ACCEPTED:
             token[1][1](Fate.STORED)
+        elif not self._insists:
+            token[1][1](Fate.NOT_TAKEN)
         else:  # full, or one of its replicas is away: a broker refuses nothing for what it says
             self._again.append(token)
         if self._again:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ...domain import Refused, Subscribed, SubscriptionAdded, SubscriptionChange
 from ...domain import Subscription as Known
 from ..addresses import event_address
 from ..terms import LIVE_OVERFLOWS, Terms, compiled, read_limits
+from .control import Control
 from .names import subscription_queue
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ log = logging.getLogger("clacks.broker")
 
 # What the broker keeps of a queue that nobody uses beyond the lease, in seconds: the agents delete it, if there is one.
 _GRACE: Final = 60.0
+# How many leases a command waits for the state of the domain: as with what is written, half of what a client waits.
+BEHIND_LEASES: Final = 2
 
 
 class Services:
@@ -35,11 +39,14 @@ class Services:
     async def subscribe(
         self, user: str, filters: Sequence[str] = (), event: str = "", durable: str = "", shared: str = "",
         max_age: float | None = None, max_bytes: int | None = None, overflow: str = "", replace: bool = False,
+        restore: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew."""
+        """Subscribe to the events that all filters match; the answer names the queue to receive from, and the lease to renew. To restore is
+        for a queue that was named and is not there: it is made again."""
         broker = self._broker
+        _check(filters)
         for text in filters:
-            compiled(str(text))
+            compiled(text)
         self._permit(user, event, durable)
         name = durable or shared
         if durable and shared and durable != shared:
@@ -49,24 +56,23 @@ class Services:
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]
         queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
-        there = broker.control.domain.named(user, name)
-        if there is None:
-            await broker.management.declare_queue(queue, arguments=arguments)
+        declared = broker.control.domain.named(user, name) is None
+        if declared:  # before anything is routed to it
+            await (await broker.management()).declare_queue(queue, arguments=arguments)
         by = broker.control.domain.by()
         record = Subscribed(
-            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(map(str, filters)), event, address, name,
+            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
             bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
         )  # fmt: skip
         change = await broker.control.subscribe(record)
-        added = isinstance(change, SubscriptionAdded)
-        if there is not None and added:  # it has ended meanwhile
-            await broker.management.declare_queue(queue, arguments=arguments)
-        elif there is None and not added:
-            await broker.management.delete_queue(queue)
+        if declared and not isinstance(change, SubscriptionAdded):
+            await (await broker.management()).delete_queue(queue)
         if isinstance(change, Refused):
             raise self._refused(change, record)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
+        if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
+            await broker.restore(known, arguments)
         return {"id": known.id, "queue": known.queue, "lease": known.lease}
 
     def _permit(self, user: str, event: str, durable: str) -> None:
@@ -86,9 +92,10 @@ class Services:
         if change.reason == "name-taken":
             what = "filter" if there is None or there.filters != record.filters else "event"
             return ClacksError("subscription-differs", name=name, what=what)
-        if change.reason == "other-kind":
-            what = "durability" if there is None or bool(there.lease) != bool(record.lease) else "sharing"
-            return ClacksError("subscription-other", name=name, what=what)
+        if change.reason == "kind":
+            return ClacksError("subscription-other", name=name, what=change.why)
+        if change.reason == "suspended":
+            return ClacksError("filter-suspended", reason=change.why)
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
 
     def _arguments(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> dict[str, Any]:
@@ -100,7 +107,7 @@ class Services:
             return {"x-expires": int((config.broker_lease + _GRACE) * 1000), **limits}
         arguments: dict[str, Any] = {
             "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries - 1,  # those after the first
-            "x-max-length-bytes": min(max_bytes or config.durable_bytes, config.durable_bytes),
+            "x-max-length-bytes": int(min(max_bytes or config.durable_bytes, config.durable_bytes)),
             "x-overflow": "drop-head" if loses else "reject-publish",
         }  # fmt: skip
         if not shared:
@@ -110,21 +117,25 @@ class Services:
         return arguments
 
     @Command(needs_user=True, idempotent=True, checks_rights=True)
-    def renew(self, user: str, ids: Sequence[str]) -> list[str]:
-        """Go on with live subscriptions for another lease; the answer are those that there are not (any more)."""
-        control = self._broker.control
-        own = [str(one) for one in ids if (known := control.domain.subscription(str(one))) is not None and known.user == user]
-        unknown = [str(one) for one in ids if str(one) not in own]
-        return unknown + control.renew(own)
+    async def renew(self, user: str, ids: Sequence[str]) -> list[str]:
+        """Go on with live subscriptions for another lease. The answer are those to subscribe to again: there is none (any more), or it is
+        suspended, which the answer to that explains."""
+        control = await current(self._broker.control)
+        found = [control.domain.subscription(str(one)) for one in ids]
+        own = [known for known in found if known is not None and known.user == user and not known.suspended]
+        control.renew(known.id for known in own if known.lease)
+        going = {known.id for known in own}
+        return [str(one) for one in ids if str(one) not in going]
 
     @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def unsubscribe(self, user: str, id: str, delete: bool = False) -> bool:  # noqa: A002
         """End a subscription of yours. A shared one that is live ends with its last consumer, unless it is to be deleted."""
-        known = self._broker.control.domain.subscription(str(id))
+        control = await current(self._broker.control)
+        known = control.domain.subscription(str(id))
         if known is None or (known.user != user and not self._broker.subscriptions.bus.administers(user)):
             return False
         if not (known.shared and known.lease and not delete):
-            await self._broker.control.unsubscribe(known.id, f"by {user}")
+            await control.unsubscribe(known.id, f"by {user}")
         return True
 
     @Command(needs_user=True, idempotent=True, checks_rights=True)
@@ -132,6 +143,22 @@ class Services:
         """Why a subscription of yours has ended, as an error; null where you have ended it yourself, or not renewed it, or long ago."""
         error = self._broker.ends.why(user, str(id))
         return None if error is None else error.to_json()
+
+
+def _check(filters: Any) -> None:
+    """Raises ClacksError link-refused for what is no list of texts: JSON may hold anything."""
+    if not isinstance(filters, list | tuple) or not all(isinstance(text, str) for text in filters):
+        raise ClacksError("link-refused", reason="filters is a list of texts, each an XQuery filter.")
+
+
+async def current(control: Control) -> Control:
+    """The domain as it is now. Raises ClacksError domain-unsettled if this agent does not find out."""
+    try:
+        async with asyncio.timeout(BEHIND_LEASES * control.domain.timing.lease):
+            await control.current()
+    except TimeoutError:
+        raise ClacksError("domain-unsettled", reason="this agent has lost touch with the others") from None
+    return control
 
 
 def terms_of(known: Known) -> Terms:

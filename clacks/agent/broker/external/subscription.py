@@ -2,7 +2,8 @@
 
 What its filter has not decided about waits in its order for the sandbox, and what comes after it waits with it. For a live subscription it
 counts as handed over then, or a slow filter would keep the events of all others waiting; what is too much is dropped from its front. For a
-durable one it does not: what is accepted for it is with the broker.
+durable one it does not: what is accepted for it is with the broker. What its filter has not decided about when it is suspended goes along,
+marked: a durable subscription would rather have too much than too little.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Container
 from typing import Final, NamedTuple
 
+from ....amqp import Message, annotate
 from ...bus import Incoming
 from ...sandbox import Answer, Job, Sandbox
+from ..envelope import UNDECIDED, header
 from ..subscription import STRIKES, Counts
 from ..terms import Terms
 from .outlets import Fate, Outlets, Sent
@@ -34,14 +37,20 @@ class Waiting(NamedTuple):
 class DomainSubscription:
     """Everything up to the broker's queue; what happens in it is the broker's matter."""
 
-    def __init__(self, id: str, user: str, queue: str, terms: Terms, sandbox: Sandbox, on_suspended: Callable[[str, str], None]) -> None:  # noqa: A002
+    def __init__(
+        self, id: str, user: str, queue: str, terms: Terms, sandbox: Sandbox,  # noqa: A002
+        on_exceeded: Callable[[DomainSubscription, str], None],
+    ) -> None:  # fmt: skip
+        """`on_exceeded(self, reason)` is called when its filter costs too much. Nothing is decided then until something follows from it."""
         self.id, self.user, self.queue, self.terms = id, user, queue, terms
         self.sight: Container[str] = ()
         self.outlets: Outlets | None = None
+        self.suspension = ""  # why it gets no events at present, says the domain, if it does not
+        self.barred = ""  # why not, says this agent
         self.delivered = 0
         self.expired = 0
         self.filter_errors = 0
-        self._sandbox, self._on_suspended = sandbox, on_suspended
+        self._sandbox, self._on_exceeded = sandbox, on_exceeded
         self.waiting_bytes = 0
         self.dropped = 0
         self._waiting: deque[Waiting] = deque()
@@ -109,7 +118,7 @@ class DomainSubscription:
         if answer.exceeded:
             self._strikes += 1
             if self._strikes >= STRIKES:
-                self._on_suspended(self.id, answer.exceeded)
+                self._on_exceeded(self, answer.exceeded)
                 return
         else:
             self._strikes = 0
@@ -120,6 +129,17 @@ class DomainSubscription:
             self.waiting_bytes += len(one.encoded)
         elif one.done is not None:
             one.done(Fate.STORED)
+        self.pump()
+
+    def suspend(self, reason: str) -> None:
+        """Its filter is asked no more."""
+        self.suspension = reason
+        self._strikes = 0
+        self._forget_job()
+        self._waiting = deque(
+            one if one.question is None else one._replace(encoded=_undecided(one.encoded), question=None) for one in self._waiting
+        )
+        self.waiting_bytes = sum(len(one.encoded) for one in self._waiting)
         self.pump()
 
     def disconnect(self) -> None:
@@ -157,6 +177,12 @@ class DomainSubscription:
         if self._job is not None:
             self._job.cancelled = True
             self._job = None
+
+
+def _undecided(encoded: bytes) -> bytes:
+    message = Message(encoded)
+    ttl = message.header.ttl
+    return header(None if ttl is None else ttl / 1000, durable=True) + annotate(message.bare, {**message.annotations, UNDECIDED: True})
 
 
 def _nobody(fate: Fate) -> None:

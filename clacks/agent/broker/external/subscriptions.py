@@ -41,13 +41,17 @@ class DomainSubscriptions:
         self._index(one)
 
     def _index(self, one: DomainSubscription) -> None:
+        if one.suspension:
+            return
         try:
             filters = [compiled(text) for text in one.terms.filters]
             one.sight = self.bus.subscribe(one, one.user, filters, one.terms.event, "domain")
         except ClacksError as error:
             log.warning("subscription not in force", extra={"user": one.user, "subscription": one.id, "reason": str(error)})
+            one.barred = str(error)
         else:
             self._indexed.add(one)
+            one.barred = ""
 
     def _unindex(self, one: DomainSubscription) -> None:
         if one in self._indexed:
@@ -70,6 +74,12 @@ class DomainSubscriptions:
         self._unindex(former)
         self.add(one)
         one.succeed(former)
+
+    def suspend(self, id: str, reason: str) -> None:  # noqa: A002
+        """The subscription takes no more events; its queue, and what is on its way there, stay."""
+        one = self._by_id[id]
+        self._unindex(one)
+        one.suspend(reason)
 
     def clear(self) -> None:
         """The domain is to be read anew."""
@@ -94,6 +104,7 @@ class DomainSubscriptions:
             error = self.bus.forbidden(one.user, one.terms.event, "rules")
             if error is not None:
                 self._unindex(one)
+                one.barred = str(error)
             elif one not in self._indexed:
                 self._index(one)
 

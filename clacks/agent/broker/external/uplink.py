@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from ....amqp import AmqpError, Condition, Connection
-from ....common.brokers import Broker, Management, recognise
+from ....common.brokers import Broker, Management, domain_broker
 from ....common.components.client import dial
 from ....common.components.url import Url
 from ....common.errors import ClacksError
@@ -120,9 +120,10 @@ class Uplink:
         for url in self._urls:
             opened: list[Connection] = []
             try:
-                for _ in range(4):
+                opened.append(await _dial(url))
+                broker = domain_broker(opened[0].remote_properties, url)
+                for _ in range(3):
                     opened.append(await _dial(url))
-                broker = recognise(opened[0].remote_properties, url)
                 return Lines(broker, opened[0], opened[1], opened[2], await Management.attach(opened[3]))
             except (ClacksError, AmqpError) as error:
                 failures.append(error if isinstance(error, ClacksError) else ClacksError("connection-lost", url=url, reason=str(error)))
