@@ -17,7 +17,7 @@ from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.broker.external import commands
 from clacks.agent.broker.external.control import Control, now
-from clacks.agent.broker.external.ingress import MOST
+from clacks.agent.broker.external.ingress import MOST, Ingress
 from clacks.agent.broker.external.names import sender_of
 from clacks.agent.config import load
 from clacks.agent.domain import Timing
@@ -1007,11 +1007,11 @@ async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domai
     assert sorted(set(numbers(end))) == list(range(600))
 
 
-@on("one")
+@on("one", **{"durable.bytes": 60_000})
 async def test_an_agent_has_so_many_events_in_hand_and_no_more(domain: Domain) -> None:
     """Where a durable queue is full, what is behind waits at the broker."""
     anna = await domain.guest("anna")
-    kept = await anna.subscribe(durable="kept", max_bytes=60_000, overflow="refuse")
+    kept = await anna.subscribe(durable="kept")
     (ingress,) = [one for one in _ingress(domain) if one.queue.endswith("1")]
     await anna.publish(*(phone(number) for number in range(8000)))
     await until(lambda: ingress._link is not None and ingress._link.unsettled >= MOST, "it has as many as may be")

@@ -770,7 +770,7 @@ def test_a_durable_name_is_one_subscription() -> None:
     for other in ({"lease": 10.0}, {"shared": True}):
         [refused] = log.subscribe("5", name="n", filters=("g",), replace=True, **other)
         assert isinstance(refused, Refused)
-        assert refused.reason == "other-kind"
+        assert refused.reason == "kind"
     assert isinstance(log.subscribe("5", user="v", name="n")[0], SubscriptionAdded)
     assert len(log.state.subscriptions) == 2
 

@@ -19,7 +19,7 @@ _INTEGERS: Final = frozenset({
     "integer", "long", "int", "short", "byte", "nonNegativeInteger", "positiveInteger", "nonPositiveInteger", "negativeInteger",
     "unsignedLong", "unsignedInt", "unsignedShort", "unsignedByte",
 })  # fmt: skip
-_SELDOM: Final = ("dropped", "attempts", "dead_reason", "dead_subscription")  # shown where there is something to tell
+_SELDOM: Final = ("dropped", "attempts", "dead_reason", "dead_subscription", "undecided")  # shown where there is something to tell
 _NUMBERS: Final = frozenset({"decimal", "float", "double"})
 
 

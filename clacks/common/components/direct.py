@@ -104,6 +104,9 @@ class AgentRoute:
         error = as_error(condition)
         return error if error.code in FATAL else None
 
+    def doubt(self) -> None:
+        """An agent ends the link, and says why."""
+
     async def leave(self) -> None:
         """The agent sees everything from the end of the links."""
 

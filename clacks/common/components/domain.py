@@ -225,6 +225,9 @@ class DomainRoute:
                     return ClacksError.from_json(told)
         return ClacksError("subscription-deleted", name=wanted.keep.durable, user="another client") if wanted.keep.durable else None
 
+    def doubt(self) -> None:
+        self._leases.soon()
+
     async def leave(self) -> None:
         """End what is live; wait until the broker has the requests."""
         for lease in self._leases.clear():

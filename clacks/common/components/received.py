@@ -20,7 +20,8 @@ class ReceivedEvent:
     """`tree` is the `<Event>` element (lxml.objectify), `name` the event's, `body` the bytes it came in; `id`, `user` (the authenticated
     sender) and `time` (of acceptance, UTC) are the agent's word; `properties` the sender's application properties. `dropped` events were
     lost just before this one, because more waited than may; `attempts` to deliver this one have failed. A dead letter has the
-    `dead_reason`, and is one of the subscription `dead_subscription`; elsewhere both are empty."""
+    `dead_reason`, and is one of the subscription `dead_subscription`; elsewhere both are empty. `undecided`: the filter
+    was suspended before it had decided about this one, so it may be none that was asked for (in a domain only, docs/domain.md)."""
 
     name: str
     tree: objectify.ObjectifiedElement
@@ -33,6 +34,7 @@ class ReceivedEvent:
     attempts: int = 0
     dead_reason: str = ""
     dead_subscription: str = ""
+    undecided: bool = False
 
     @classmethod
     def read(cls, message: Message) -> Self:
@@ -61,4 +63,5 @@ class ReceivedEvent:
             attempts=int(message.header.delivery_count or 0),
             dead_reason=str(annotations.get("x-opt-clacks-dead-reason", "")),
             dead_subscription=str(annotations.get("x-opt-clacks-dead-subscription", "")),
+            undecided=annotations.get("x-opt-clacks-undecided") is True,
         )

@@ -32,5 +32,8 @@ class Route(Protocol):
     async def verdict(self, wanted: Wanted, condition: Condition | None) -> ClacksError | None:
         """Why attaching again is of no use after a link has ended with this; None if it is."""
 
+    def doubt(self) -> None:
+        """An event came that its filter has not decided about: find out whether its subscription goes on."""
+
     async def leave(self) -> None:
         """Say what is to be said before the connection is closed. It takes no longer than a goodbye may."""

@@ -105,6 +105,8 @@ class Subscription(LinkUser):
             if not settled:
                 link.settle(number, Modified(failed=True, undeliverable=True))
             return
+        if event.undecided and self._route is not None:
+            self._route.doubt()
         self._deliver(Delivery(event, link, None if settled else number))
 
     def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
