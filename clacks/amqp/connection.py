@@ -49,6 +49,10 @@ IDLE_LEAST: Final = 100
 # the answers. In the engine a session that is begun and ended costs 60 times the bytes it came in while its end is not written.
 HEARD_LIMIT: Final = 256 * 1024
 
+# How long a session of ours that the peer has ended keeps its channel, in seconds. RabbitMQ 4.0 does not hear what comes at once on the
+# channel of a session that it has just ended: half of the attaches that followed a refused one had no answer.
+RESTING_SECONDS: Final = 1.0
+
 # The property of an open that is followed by a close at once: a convention, not a standard, of several brokers and client libraries.
 NOT_ESTABLISHED: Final = "amqp:connection-establishment-failed"
 
@@ -448,11 +452,19 @@ class Connection(asyncio.Protocol):
         end_all((link, others if link.attached is not None and link.attached.done() and shared else condition) for link in links)
         for link in links:
             link.release()
-        self._sessions.end(session)
+        if self._sessions.ended(session):
+            self.loop.call_later(RESTING_SECONDS, self._rested, session)
+            return
+        self._sessions.close(session)
         # The engine lets go of a session when it writes its end. One that has as many unwritten as there are channels is mute from then
         # on, and keeps what comes: 3 KB for each session that a peer begins and ends.
         if self._engine is not None:
             _pending(self._engine.transport)
+
+    def _rested(self, session: Any) -> None:
+        if self._engine is not None:
+            self._sessions.close(session)
+            self.touch()
 
     def _link_remote_open(self, event: Any) -> None:
         if not self._told or self._attaches is None:
@@ -511,8 +523,7 @@ class Connection(asyncio.Protocol):
             self._leaving.add((session, link.name, isinstance(link, Receiver)))
             self.touch()
         link.release()
-        if self._sessions.leave(session):
-            self.touch()
+        self._sessions.leave(session)
 
     def _place(self, link: Sender | Receiver) -> None:
         """A link that is there from here on."""

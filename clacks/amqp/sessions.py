@@ -24,64 +24,70 @@ _outgoing_bytes = lib.pn_session_outgoing_bytes
 class Sessions:
     """Whatever is opened here is closed here, or goes with its connection."""
 
-    __slots__ = ("_all", "_capacity", "_own")
+    __slots__ = ("_all", "_capacity", "_filled", "_single")
 
     def __init__(self, capacity: int) -> None:
         """`capacity` in bytes bounds what a peer can make the engine keep for one session (2.5.6)."""
         self._capacity = capacity
         self._all: set[Any] = set()
-        self._own: dict[Any, int] = {}  # with their links; one that is for a single link counts as full before it
+        self._filled: dict[Any, int] = {}  # of ours for many links, with how many there are
+        self._single: dict[Any, bool] = {}  # of ours for a single link, and whether it is there
 
     def __len__(self) -> int:
         return len(self._all)
 
     def ours(self, session: Any) -> bool:
-        return session in self._own
+        return session in self._filled or session in self._single
 
     def place(self, connection: Any, *, alone: bool, taken: Collection[Any] = ()) -> Any:
         """A session of ours for another link, none of the `taken` ones, and `alone` one that no other link gets; `connection` is the
         engine's."""
-        fit = (session for session, links in self._own.items() if links < LINKS_PER_SESSION and session not in taken)
-        session = None if alone else next(fit, None)
+        if alone:
+            fit = (session for session, busy in self._single.items() if not busy and session not in taken)
+        else:
+            fit = (session for session, links in self._filled.items() if links < LINKS_PER_SESSION and session not in taken)
+        session = next(fit, None)
         if session is None:
             session = lib.pn_session(connection)
             self._open(session)
-            self._own[session] = LINKS_PER_SESSION if alone else 0
-        self._own[session] += 1
+        if alone:
+            self._single[session] = True
+        else:
+            self._filled[session] = self._filled.get(session, 0) + 1
         return session
 
-    def leave(self, session: Any) -> bool:
-        """A link is gone. Whether its session ended with it: one of ours that was for a single link."""
-        links = self._own.get(session)
-        if links is None:
-            return False
-        if links <= LINKS_PER_SESSION:
-            self._own[session] = links - 1
-            return False
-        del self._own[session]
-        lib.pn_session_close(session)
-        return True
+    def leave(self, session: Any) -> None:
+        """A link is gone. Its session waits for the next one."""
+        if session in self._single:
+            self._single[session] = False
+        elif session in self._filled:
+            self._filled[session] -= 1
 
     def opened(self, session: Any) -> None:
         """The peer has opened one, or answers ours."""
-        if session not in self._own:
+        if not self.ours(session):
             self._open(session)
 
     def shared(self, session: Any) -> bool:
         """Whether other links may be in it."""
-        return self._own.get(session, 0) <= LINKS_PER_SESSION
+        return session not in self._single
 
-    def end(self, session: Any) -> None:
-        """The peer has ended it, and its links are gone."""
-        self._own.pop(session, None)
+    def ended(self, session: Any) -> bool:
+        """The peer has ended it, and its links are gone: it is to be `close`d. Whether it was one of ours."""
         self._all.discard(session)
+        return self._filled.pop(session, None) is not None or self._single.pop(session, None) is not None
+
+    @staticmethod
+    def close(session: Any) -> None:
+        """Our end of it, which frees its channel for another one."""
         lib.pn_session_close(session)
         lib.pn_session_free(session)
 
     def clear(self) -> None:
         """They are gone with their connection."""
         self._all.clear()
-        self._own.clear()
+        self._filled.clear()
+        self._single.clear()
 
     def waiting(self) -> int:
         """Bytes that wait for the peer's session windows (2.5.6), or for the socket."""
