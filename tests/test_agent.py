@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from clacks.agent.certificates import server_context
 from clacks.agent.config import SETTINGS, load
@@ -161,6 +163,25 @@ def test_tls_needs_no_setting_up_for_clients_of_the_same_user(
 def test_a_certificate_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ClacksError, match=r"tls\.certificate"):
         server_context(tmp_path / "none.pem", tmp_path / "none.key", tmp_path)
+
+
+@pytest.mark.parametrize(("days", "said"), [(-1, "has expired"), (13, "expires soon"), (15, "")])
+def test_the_log_says_when_a_certificate_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, said: str) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    begin = now - datetime.timedelta(days=2)
+    issued = trustme.CA().issue_cert("localhost", not_before=begin, not_after=now + datetime.timedelta(days=days, hours=1))
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "agent.pem")
+    server_context(tmp_path / "agent.pem", tmp_path / "agent.pem", tmp_path)
+    assert [record.message for record in caplog.records] == ([f"the certificate {said}"] if said else [])
+
+
+def test_a_state_folder_is_one_agents(tmp_path: Path) -> None:
+    with RunningAgent(tmp_path / "state"), pytest.raises(ClacksError) as caught, RunningAgent(tmp_path / "state"):
+        pass
+    assert caught.value.code == "config-invalid"
+    assert "another agent uses it. Stop that one, or give this one another --state-dir" in str(caught.value)
+    with RunningAgent(tmp_path / "state") as again:
+        assert again.urls
 
 
 def test_stopping_delivers_what_waits_and_says_goodbye(environment: dict[str, str], state: Path, tmp_path: Path) -> None:

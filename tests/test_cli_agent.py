@@ -33,7 +33,7 @@ def test_ready_lines_and_a_quiet_end(tmp_path: Path, environment: dict[str, str]
 def test_a_port_that_is_taken(tmp_path: Path, environment: dict[str, str]) -> None:
     with AgentProcess(["--demo", "--listen", "localhost:0", "--listen-tls", "localhost:0"], environment, tmp_path / "log") as agent:
         port = re.search(r":(\d+)/", agent.urls[0])[1]  # type: ignore[index]
-        command = [sys.executable, "-m", "clacks.cli.agent", "--listen", f"localhost:{port}"]
+        command = [sys.executable, "-m", "clacks.cli.agent", "--listen", f"localhost:{port}", "--state-dir", str(tmp_path / "other")]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
     errors = [line for line in result.stderr.splitlines() if not re.match(r"\d{4}-", line)]  # without the log
     assert (result.returncode, result.stdout, len(errors)) == (2, "", 1), result.stderr

@@ -16,6 +16,7 @@ from clacks.agent.broker.embedded import Relay
 from clacks.amqp import (
     ACCEPTED,
     RELEASED,
+    TOO_LARGE,
     AmqpError,
     Connection,
     Credentials,
@@ -31,6 +32,7 @@ from clacks.amqp import (
     connect,
 )  # fmt: skip
 from clacks.amqp.codec import encode
+from clacks.common.xml import Limits
 from clacks.testing import sample
 from conftest import RunningAgent
 from support import DEADLINE, End, until
@@ -272,6 +274,18 @@ def test_a_settled_event_that_cannot_be_taken_is_counted(agent: RunningAgent) ->
         before = agent.agent.broker.intake.refused
         await one.publish(Draft(b"<nonsense/>"), settled=True)
         await until(lambda: agent.agent.broker.intake.refused == before + 1, "it is counted")
+
+    play(agent, scene)
+
+
+def test_a_settled_message_that_is_too_large_is_counted(agent: RunningAgent) -> None:
+    async def scene(one: Peer) -> None:
+        intake, end = agent.agent.broker.intake, End()
+        link = await one.connection.attach_sender(Terminus(DOMAIN), handler=end)
+        link.send(Draft(b" " * 3 * Limits().size).encode(), settled=True)
+        await until(lambda: end.ended, "the link is ended")
+        assert end.ended[0][0].name == TOO_LARGE
+        assert intake.refusals == {"event-too-large": 1}
 
     play(agent, scene)
 

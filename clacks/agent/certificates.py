@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import logging
 import os
 import re
 import ssl
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+log = logging.getLogger("clacks.agent")
+
 KEY_FILE: Final = "ca.key"
 LOCAL_CA: Final = "Clacks local CA"
 # The CA of a workstation: as long as the machine. A server's certificate is made anew when the agent starts and it is older than a month.
@@ -34,6 +37,8 @@ _SERVER_DAYS: Final = 365
 # Those that are copied elsewhere by hand: as long as browsers take a server's, and time enough to think of the next one.
 ISSUED_DAYS: Final = 397
 _RENEW_SECONDS: Final = 30 * 86400
+# From when on the log says that a given certificate ends: time enough to order another one.
+_WARN_DAYS: Final = 14
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -55,6 +60,7 @@ def server_context(
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or str(error)
         raise ClacksError("config-invalid", source=str(certificate), reason=reason, hint="Check tls.certificate and tls.key.") from error
+    _warn_of_its_end(certificate)
     if client_ca is not None:
         context.verify_mode = ssl.CERT_OPTIONAL
         try:
@@ -63,6 +69,17 @@ def server_context(
             reason = error.strerror or str(error)
             raise ClacksError("config-invalid", source=str(client_ca), reason=reason, hint="Check tls.client_ca.") from error
     return context
+
+
+def _warn_of_its_end(certificate: Path) -> None:
+    """With an expired one an agent serves, and no client trusts it."""
+    from cryptography import x509
+
+    end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    left = end - datetime.datetime.now(datetime.UTC)
+    if left < datetime.timedelta(days=_WARN_DAYS):
+        what = "the certificate has expired" if left < datetime.timedelta() else "the certificate expires soon"
+        log.warning(what, extra={"file": str(certificate), "end": end.isoformat(), "hint": "set tls.certificate to another, and restart"})
 
 
 def _own_certificate(state_dir: Path, names: tuple[str, ...]) -> Path:

@@ -1,6 +1,6 @@
 """What runs in a sandbox process: takes an event and filters from its standard input, answers whether they match. Nothing else.
 
-It gives up what it does not need before the first job: no file can be written, few can be opened, no process started. The limits of time
+It gives up what it does not need before the first job: no file can be written, and few can be opened. The limits of time
 and memory are its parent's to keep; the kernel keeps that of processor time too, because a parent may be killed while a filter runs.
 """
 

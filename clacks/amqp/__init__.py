@@ -8,7 +8,7 @@ from .client import connect
 from .codec import CodecError, Described, Int, Symbol, SymbolArray, Timestamp, UInt, ULong
 from .connection import Connection, ConnectionHandler
 from .gate import Gate, GateLimits
-from .link import Link, LinkHandler, Receiver, Sender
+from .link import TOO_LARGE, Link, LinkHandler, Receiver, Sender
 from .message import Draft, Header, Message, Properties, annotate
 from .options import Options
 from .outcome import ACCEPTED, RELEASED, AmqpError, Condition, LinkGone, Modified, Outcome, Rejected
@@ -18,8 +18,45 @@ from .server import Listener, serve
 from .terminus import Terminus
 
 __all__ = [
-    "ACCEPTED", "RELEASED", "AmqpError", "Authenticator", "CodecError", "Condition", "Connection", "ConnectionHandler", "Credentials",
-    "Described", "Draft", "Gate", "GateLimits", "Header", "Int", "Link", "LinkGone", "LinkHandler", "Listener", "Message", "Modified",
-    "Options", "Outcome", "Properties", "Receiver", "Rejected", "SaslFailure", "ScramVerifier", "Sender", "Symbol", "SymbolArray",
-    "Terminus", "Timestamp", "UInt", "ULong", "annotate", "connect", "is_loopback", "make_verifier", "serve",
+    "ACCEPTED",
+    "RELEASED",
+    "TOO_LARGE",
+    "AmqpError",
+    "Authenticator",
+    "CodecError",
+    "Condition",
+    "Connection",
+    "ConnectionHandler",
+    "Credentials",
+    "Described",
+    "Draft",
+    "Gate",
+    "GateLimits",
+    "Header",
+    "Int",
+    "Link",
+    "LinkGone",
+    "LinkHandler",
+    "Listener",
+    "Message",
+    "Modified",
+    "Options",
+    "Outcome",
+    "Properties",
+    "Receiver",
+    "Rejected",
+    "SaslFailure",
+    "ScramVerifier",
+    "Sender",
+    "Symbol",
+    "SymbolArray",
+    "Terminus",
+    "Timestamp",
+    "UInt",
+    "ULong",
+    "annotate",
+    "connect",
+    "is_loopback",
+    "make_verifier",
+    "serve",
 ]  # fmt: skip

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 # little enough that a peer which grants endless credit and reads nothing costs no more than this.
 OUTPUT_LIMIT: Final = 256 * 1024
 
+# The condition of a link that ended because of a message beyond what it takes (2.6.3).
+TOO_LARGE: Final = "amqp:link:message-size-exceeded"
+
 # How many times the permitted size of a message is taken and thrown away before the connection is closed: a client that sends too much by
 # mistake gets its error on the link, whoever sends without end costs no more than this.
 DISCARD_FACTOR: Final = 8
@@ -425,7 +428,7 @@ class Receiver(Link):
         self._discarded += size
         while (size := _recv(self._pointer, self._scratch.buffer, SCRATCH_SIZE)) > 0:
             self._discarded += size
-        condition = Condition("amqp:link:message-size-exceeded", f"A message on this link may have {self._max_size} bytes. Send less.")
+        condition = Condition(TOO_LARGE, f"A message on this link may have {self._max_size} bytes. Send less.")
         if not _partial(delivery):
             write_outcome(delivery, Rejected(condition))
             _settle(delivery)

@@ -212,6 +212,7 @@ def remove(name: str, **place: Path | None) -> None:
     _write(path, users, f"removed: {name}")
     if any(name in rule.users for rule in read_rules(rules)):
         click.echo(f"Rules for {name} stay in {rules}: they would be those of another user of that name.")
+    click.echo(f"So would the durable subscriptions of {name}, if there are any: `clacks subscriptions` lists them for an administrator.")
 
 
 @user.command(

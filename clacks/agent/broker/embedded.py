@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any, Final, NamedTuple
 
-from ...amqp import ACCEPTED, CodecError, Condition, Connection, Receiver, Sender, Terminus
+from ...amqp import ACCEPTED, TOO_LARGE, CodecError, Condition, Connection, Link, Receiver, Sender, Terminus
 from ...amqp import Message as Encoded
 from ...common.errors import ClacksError
 from ..bus import Bus, Incoming, Routed
@@ -256,6 +256,12 @@ class Publisher(Inlet):
             self._intake.refuse(ClacksError("event-body-type", found=f"no message ({error})"), self._user, self._origin, done)
         else:
             self._intake.submit(incoming, self._lane, done)
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        if condition is not None and condition.name == TOO_LARGE:  # of the message itself nobody hears: it was thrown away unread
+            limit = link.connection.options.max_message_size
+            error = ClacksError("event-too-large", found=f"more than {limit}", limit=limit)
+            self._intake.refuse(error, self._user, self._origin, lambda error: None)
 
     def _begun(self, link: Receiver, number: int, size: int, *, settled: bool) -> Done:
         """A message is being worked on, until the answer is called."""

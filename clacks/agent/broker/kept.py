@@ -7,7 +7,10 @@ takes up again, and removes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,7 +23,7 @@ from .conditions import as_condition
 from .durable import DurableSubscription
 from .envelope import DEAD_NAME, DEAD_REASON, marked
 from .journal import Journal
-from .store import StoredEvent, StoredSubscription
+from .store import StoredEvent, StoredSubscription, in_use
 from .subscription import Message, Subscription
 from .terms import Terms, compiled
 
@@ -53,11 +56,18 @@ class Kept:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._trimmer: asyncio.TimerHandle | None = None
         self._path: Path = config.state_dir / "events.db"
+        self._lock: int | None = None
 
     def open(self) -> None:
-        """Find what an earlier run has kept. Raises ClacksError store-failed."""
+        """Find what an earlier run has kept. Raises ClacksError: store-failed, or config-invalid if another agent has this folder."""
+        with contextlib.suppress(OSError):  # where no file can be made nothing can be kept either
+            self._lock = _locked(self._path.with_suffix(".lock"))
         if self._path.exists():
-            self.journal()
+            try:
+                self.journal()
+            except ClacksError:
+                self._unlock()
+                raise
 
     def journal(self) -> Journal:
         """Opened when it is first needed. Raises ClacksError store-failed."""
@@ -81,6 +91,12 @@ class Kept:
                 timer.cancel()
         if self._journal is not None:
             await self._journal.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # --- from an earlier run ---
 
@@ -264,3 +280,16 @@ class Kept:
 
         event = StoredEvent(self.next_number(), name, time.time(), 0.0, (dead.id,), (), letter)
         self.journal().keep(event, kept)
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of a file that one agent has, before there is anything to keep: two of them would find out when
+    somebody wants an event to be kept."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise in_use(path.parent) from None
+    return descriptor

@@ -94,8 +94,7 @@ class Store:
                 raise failed(f"{path} is of a later version of Clacks")
         except (OSError, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                hint = "Stop that one, or give this one another --state-dir."
-                raise ClacksError("config-invalid", source=str(path), reason="another agent uses it", hint=hint) from error
+                raise in_use(path) from error
             raise failed(f"{path}: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
@@ -190,6 +189,12 @@ def _subscription(number: int, user: str, terms: str, settled: int, still: bytes
 
 def failed(reason: str) -> ClacksError:
     return ClacksError("store-failed", reason=reason)
+
+
+def in_use(path: Path) -> ClacksError:
+    """What is there is another agent's."""
+    hint = "Stop that one, or give this one another --state-dir."
+    return ClacksError("config-invalid", source=str(path), reason="another agent uses it", hint=hint)
 
 
 def _blob(numbers: Sequence[int], kind: str) -> bytes:
