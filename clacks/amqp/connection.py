@@ -27,6 +27,7 @@ from .engine import (
     write_symbols,
 )  # fmt: skip
 from .link import OUTPUT_LIMIT, LinkHandler, Receiver, Sender, end_all, open_link
+from .links import Links
 from .options import Options
 from .outcome import AmqpError, Condition
 from .peer import certificate_names, is_loopback, reason_of_loss
@@ -114,10 +115,8 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._engine: Engine | None = None
         self._transport: asyncio.Transport | None = None
-        self._links: dict[Any, Sender | Receiver] = {}
-        self._placed: dict[Any, dict[Any, None]] = {}  # the same by session
+        self._links = Links()
         self._sessions = Sessions(options.session_capacity)
-        self._leaving: set[tuple[Any, str, bool]] = set()  # links of ours with a detach to be written: an attach goes before it
         self._reading: Reading | None = None
         self._attaches: Attaches | None = None
         self._names = 0
@@ -197,22 +196,15 @@ class Connection(asyncio.Protocol):
         self, source: Terminus, target: Terminus, *, receives: bool, settled: bool, properties: dict[str, Any] | None, name: str | None,
         alone: bool = False,
     ) -> Sender | Receiver:  # fmt: skip
-        taken = self._taken(name, receives=receives) if name and not alone else ()
+        taken = self._links.taken(name, receives=receives) if name and not alone else ()
         session = self._sessions.place(self._living().connection, alone=alone, taken=taken)
         self._names += 1
         link = open_link(
             self, session, name or f"{self.options.container_id}-{self._names}", source, target,
             receives=receives, settled=settled, properties=properties,
         )  # fmt: skip
-        self._place(link)
+        self._links.add(link)
         return link
-
-    def _taken(self, name: str, *, receives: bool) -> set[Any]:
-        """Sessions that cannot have a link of this name and direction. The peer's engine ends the connection if one has two; a name is free
-        when both sides have detached, and have written that."""
-        taken = {session for session, *former in self._leaving if former == [name, receives]}
-        same = [link for link in self._links.values() if link.name == name and isinstance(link, Receiver) == receives]
-        return taken | {lib.pn_link_session(link._pointer) for link in same}
 
     async def _attached(self, link: Sender | Receiver) -> None:
         assert link.attached is not None
@@ -295,7 +287,6 @@ class Connection(asyncio.Protocol):
             condition = Condition("amqp:connection:forced", reason_of_loss(error))
         links = list(self._links.values())
         self._links.clear()
-        self._placed.clear()
         end_all((link, condition) for link in links)
         for link in links:
             link.release()
@@ -448,7 +439,7 @@ class Connection(asyncio.Protocol):
         condition = read_condition(lib.pn_session_remote_condition(session))
         others = Condition("amqp:session:errant-link", f"its session ended because of another link: {condition}")
         shared = self._sessions.shared(session)
-        links = [self._gone(pointer) for pointer in list(self._placed.get(session, ()))]
+        links = [self._gone(pointer) for pointer in self._links.in_session(session)]
         end_all((link, others if link.attached is not None and link.attached.done() and shared else condition) for link in links)
         for link in links:
             link.release()
@@ -479,7 +470,7 @@ class Connection(asyncio.Protocol):
             self.close(too_many)
             return
         link = (Sender if lib.pn_link_is_sender(pointer) else Receiver)(self, pointer)
-        self._place(link)
+        self._links.add(link)
         if len(self._links) > LINK_LIMIT:
             link.refuse(too_many)
             return
@@ -520,23 +511,14 @@ class Connection(asyncio.Protocol):
                 lib.pn_link_detach(pointer)
         session = lib.pn_link_session(pointer)
         if self._sessions.ours(session):
-            self._leaving.add((session, link.name, isinstance(link, Receiver)))
+            self._links.leaving(link, session)
             self.touch()
         link.release()
         self._sessions.leave(session)
 
-    def _place(self, link: Sender | Receiver) -> None:
-        """A link that is there from here on."""
-        self._links[link._pointer] = link
-        self._placed.setdefault(lib.pn_link_session(link._pointer), {})[link._pointer] = None
-
     def _gone(self, pointer: Any) -> Sender | Receiver:
         """A link that the peer has ended, forgotten."""
-        session = lib.pn_link_session(pointer)
-        del self._placed[session][pointer]
-        if not self._placed[session]:
-            del self._placed[session]
-        link = self._links.pop(pointer)
+        link = self._links.remove(pointer)
         if self._attaches is not None:
             self._attaches.drop(link)
         return link
@@ -569,7 +551,7 @@ class Connection(asyncio.Protocol):
             _pop(transport, size)
             pending = _pending(transport)
         if pending <= 0:
-            self._leaving.clear()
+            self._links.written()
         self._dispatch(engine)
         waiting = self._sessions.waiting()
         self.room = 0 if self.paused else OUTPUT_LIMIT - waiting

@@ -20,15 +20,38 @@ TURN_SIZE: Final = 32 * 1024
 ATTACHES_PER_TURN: Final = 2
 
 
-class Reading:
+class Turns:
+    """Work that is done a part a turn: `_part` does one, and says whether there is more."""
+
+    __slots__ = ("_going", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._going = False  # the next turn is asked for
+
+    def _go_on_soon(self) -> None:
+        if not self._going:
+            self._going = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._going = False
+        if self._part():
+            self._go_on_soon()
+
+    def _part(self) -> bool:
+        raise NotImplementedError
+
+
+class Reading(Turns):
     """Bytes on their way to `take`; the socket is not read while some are left."""
 
-    __slots__ = ("_going", "_held", "_loop", "_take", "_transport", "_unread")
+    __slots__ = ("_held", "_take", "_transport", "_unread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, take: Callable[[bytes], None]) -> None:
-        self._loop, self._transport, self._take = loop, transport, take
+        super().__init__(loop)
+        self._transport, self._take = transport, take
         self._unread = bytearray()
-        self._going = False  # `_go_on` is on its way
         self._held = False
 
     def add(self, data: bytes) -> None:
@@ -54,15 +77,9 @@ class Reading:
         """Nobody takes what is left."""
         self._unread.clear()
 
-    def _go_on_soon(self) -> None:
-        if not self._going:
-            self._going = True
-            self._loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        self._going = False
+    def _part(self) -> bool:
         if not self._unread or self._held:
-            return
+            return False
         part = bytes(self._unread[:TURN_SIZE])
         del self._unread[:TURN_SIZE]
         try:
@@ -70,20 +87,19 @@ class Reading:
         except BaseException:
             self._transport.abort()  # as the loop does when it calls `add`: a socket that nobody reads any more is not to stay
             raise
-        if self._unread:
-            self._go_on_soon()
-        elif not self._held and not self._transport.is_closing():
+        if not self._unread and not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
+        return bool(self._unread)
 
 
-class Attaches:
+class Attaches(Turns):
     """Links of the peer's on their way to `answer`: what comes in one read may be hundreds, and each takes the handler some 0.2 ms."""
 
-    __slots__ = ("_answer", "_going", "_loop", "_waiting")
+    __slots__ = ("_answer", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, answer: Callable[[Sender | Receiver], None]) -> None:
-        self._loop, self._answer = loop, answer
-        self._going = False  # `_go_on` is on its way
+        super().__init__(loop)
+        self._answer = answer
         self._waiting: OrderedDict[Sender | Receiver, None] = OrderedDict()
 
     def add(self, link: Sender | Receiver) -> None:
@@ -98,16 +114,9 @@ class Attaches:
         """Nobody answers those that are left."""
         self._waiting.clear()
 
-    def _go_on_soon(self) -> None:
-        if not self._going:
-            self._going = True
-            self._loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        self._going = False
+    def _part(self) -> bool:
         for _ in range(min(ATTACHES_PER_TURN, len(self._waiting))):
             link, _ = self._waiting.popitem(last=False)
             if link.alive:
                 self._answer(link)
-        if self._waiting:
-            self._go_on_soon()
+        return bool(self._waiting)
