@@ -98,13 +98,13 @@ class Scene:
     def client(self, user: str = "admin") -> BusClient:
         return BusClient(f"amqp://{user}:{user}@localhost:{self.port}/{DOMAIN}")
 
-    async def publish(self, *numbers: int) -> list[Outcome]:
-        """Publish events in their order, all at once, and wait for their outcomes."""
+    async def publish(self, *numbers: int, ttl: int | None = None) -> list[Outcome]:
+        """Publish events in their order, all at once, and wait for their outcomes; `ttl` in milliseconds."""
         connection = await self.connect(container="publisher")
         link, end = await connection.attach_sender(Terminus(DOMAIN)), End()
         link.handler = end
         for number in numbers:
-            link.send(Draft(phone(number).encode()).encode())
+            link.send(Draft(phone(number).encode(), ttl=ttl).encode())
         await until(lambda: len(end.outcomes) == len(numbers), "every event has an outcome")
         connection.abort()
         return [outcome for _, outcome in sorted(end.outcomes, key=lambda pair: pair[0])]
@@ -253,6 +253,41 @@ async def test_what_is_released_comes_again_in_its_place(stage: Scene) -> None:
 @scene()
 async def test_what_is_modified_comes_again_with_its_count(stage: Scene) -> None:
     await refused_once(stage, Modified(failed=True), [1, 1, 1])
+
+
+@scene(**{"durable.events": 2})
+async def test_what_has_expired_makes_room_also_while_nobody_consumes(stage: Scene) -> None:
+    """Of what waits and of what has come back, and after a restart."""
+    connection, end = await stage.connect(), End(outcome_for=None)
+    link = await receive(connection, "billing", end, credit=1)
+    for restart in (False, True):
+        assert await stage.publish(1, 2, ttl=2_000) == [ACCEPTED, ACCEPTED]
+        assert (await stage.publish(3))[0] is not ACCEPTED, "it is full"
+        if restart:
+            await stage.stop()
+            await stage.start()
+        else:
+            await until(lambda: end.received, "one is sent")
+            link.close(closed=False)
+        subscription = next(iter(stage.agent.broker.subscriptions.kept.all.values()))
+        await until(lambda one=subscription: one.expired == 2, "both have expired")
+        assert (subscription.kept_events, subscription.kept_bytes, stage.agent.broker.subscriptions.kept.journal().events) == (0, 0, 0)
+    assert await stage.publish(4, 5) == [ACCEPTED, ACCEPTED]
+    last = End()
+    await receive(await stage.connect(), "billing", last)
+    await until(lambda: numbers(last) == [4, 5], "what came after that")
+
+
+@scene()
+async def test_the_time_that_an_event_has_waited_is_taken_off_its_ttl(stage: Scene) -> None:
+    (await receive(await stage.connect(), "billing", End())).close(closed=False)
+    assert await stage.publish(1, ttl=60_000) == [ACCEPTED]
+    since = time.monotonic()
+    await until(lambda: time.monotonic() > since + 0.05, "a while is over")
+    end = End()
+    await receive(await stage.connect(), "billing", end)
+    await until(lambda: end.received, "it comes")
+    assert 0 < end.messages[0].header.ttl <= 60_000 - 50
 
 
 @scene()

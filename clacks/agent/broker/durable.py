@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Set
 from heapq import heapify
 from itertools import islice, takewhile
 
 from ...amqp import Message as Encoded
 from ...common.errors import ClacksError
 from .conditions import as_condition
-from .envelope import incoming_event
+from .envelope import incoming_event, with_header
 from .journal import FETCH_BYTES, FETCH_EVENTS, Journal
 from .store import StoredEvent, StoredSubscription
 from .subscription import Host, Message, Subscription, say_suspended
@@ -117,6 +119,24 @@ class DurableSubscription(Subscription):
             self._drop_first()
             self._lost()
 
+    def expire(self, numbers: Set[int]) -> None:
+        """Drop what waits of these, whose time is over: while nobody consumes they are not to fill it."""
+        waiting = [number for number in self._queue if number in numbers]
+        if waiting:
+            self._cancel()
+            self._queue = deque(number for number in self._queue if number not in numbers)
+        returned = [message for message in self._returned if message[0] in numbers]
+        if returned:
+            self._returned = [message for message in self._returned if message[0] not in numbers]
+            heapify(self._returned)
+        for number in waiting:
+            self._settle(number)
+        for message in returned:
+            self._end_of(message)
+        self.expired += len(waiting) + len(returned)
+        if waiting:
+            self.pump()
+
     # --- what a keeper of dead letters needs ---
 
     def numbers(self) -> list[int]:
@@ -147,7 +167,8 @@ class DurableSubscription(Subscription):
             return None
         encoded, expires, name = stored
         if expires:
-            expires += self._host.clock() - time.time()
+            left = expires - time.time()
+            encoded, expires = with_header(encoded, left, 0), self._host.clock() + left
         undecided = None
         if number in self._undecided:
             undecided = incoming_event(Encoded(encoded), self.user, "", time.time())

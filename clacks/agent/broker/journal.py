@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,7 @@ class Journal:
         self._recent: OrderedDict[int, Stored] = OrderedDict()
         self._recent_bytes = 0
         self._needed: dict[int, int] = {}  # by number: subscriptions that have it to settle, and above these bits its size
+        self._expiring: list[tuple[float, int]] = []  # a heap: when an event expires, and its number
         self._marks: deque[tuple[float, int]] = deque()  # at a time, the next number: one a second
         self._dirty: dict[int, Callable[[], StoredSubscription]] = {}
         self.batches = 0
@@ -73,8 +75,7 @@ class Journal:
                     take(member, event, size)
                     takers += 1
             if takers:
-                self._needed[event.number] = (size << _SIZE_BITS) + takers
-                self._mark(event.time, event.number)
+                self._need(event, size, takers)
             else:
                 self._batch.gone.append(event.number)
             last = max(last, event.number)
@@ -88,8 +89,7 @@ class Journal:
 
         def written(error: ClacksError | None) -> None:
             if error is None:
-                self._needed[event.number] = (len(event.encoded) << _SIZE_BITS) + len(event.members)
-                self._mark(event.time, event.number)
+                self._need(event, len(event.encoded), len(event.members))
                 self._remember(event.number, (event.encoded, event.expires, event.name))
             done(error)
 
@@ -127,6 +127,15 @@ class Journal:
         if known is not None:
             self._recent_bytes -= len(known[0])
 
+    def expired(self, moment: float) -> set[int]:
+        """The events that are needed and expired before `moment`, seconds since the epoch; each is told of once."""
+        found = set()
+        while self._expiring and self._expiring[0][0] < moment:
+            _, number = heappop(self._expiring)
+            if number in self._needed:
+                found.add(number)
+        return found
+
     def size(self, number: int) -> int:
         """The bytes of an event that is needed."""
         return self._needed[number] >> _SIZE_BITS
@@ -140,6 +149,12 @@ class Journal:
     def events(self) -> int:
         """Events that are kept."""
         return len(self._needed)
+
+    def _need(self, event: StoredEvent, size: int, takers: int) -> None:
+        self._needed[event.number] = (size << _SIZE_BITS) + takers
+        if event.expires:
+            heappush(self._expiring, (event.expires, event.number))
+        self._mark(event.time, event.number)
 
     def _mark(self, moment: float, number: int) -> None:
         marks = self._marks

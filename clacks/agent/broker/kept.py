@@ -35,7 +35,7 @@ log = logging.getLogger("clacks.broker")
 # What is kept of what a user's subscriptions could not deliver: enough to see what is wrong, and no more than somebody can look through.
 DEAD_AGE: Final = 7 * 86400.0
 DEAD_BYTES: Final = 64 * 2**20
-# How often what is too old is dropped, in seconds.
+# How often what is too old, or has expired, is dropped, in seconds.
 TRIM_SECONDS: Final = 1.0
 # What a message that cannot be buried waits before it is tried again, in seconds: the disk is full, or broken.
 BURY_SECONDS: Final = 1.0
@@ -160,7 +160,7 @@ class Kept:
             events=config.queue_events, size=config.queue_bytes, kept_events=config.durable_events, kept_bytes=config.durable_bytes,
             settled=stored.settled if stored is not None else self._number, suspension=stored.suspended if stored is not None else "",
         )  # fmt: skip
-        if terms.max_age is not None and self._trimmer is None:
+        if self._trimmer is None:
             self._trimmer = self._loop.call_later(TRIM_SECONDS, self._trim)
         return subscription
 
@@ -226,10 +226,14 @@ class Kept:
                 self._reinstate(subscription)
 
     def _trim(self) -> None:
+        if self._trimmer is not None:
+            self._trimmer.cancel()
+        expired = self.journal().expired(time.time())
         for subscription in self.all.values():
+            if expired:
+                subscription.expire(expired)
             subscription.trim()
-        aging = any(one.terms.max_age is not None for one in self.all.values())
-        self._trimmer = self._loop.call_later(TRIM_SECONDS, self._trim) if aging else None
+        self._trimmer = self._loop.call_later(TRIM_SECONDS, self._trim) if self.all else None
 
     # --- dead letters ---
 
