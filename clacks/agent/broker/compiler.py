@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
 from ...common.errors import ClacksError
@@ -135,18 +137,37 @@ class Compiler:
 
 
 def _compile(texts: Sequence[str]) -> tuple[Compiled, float]:
-    """The filters, or why there are none, and the seconds of processor time that it took.
+    """The filters, or why there are none, and the seconds of processor time that it took."""
+    with _COLLECTOR.away():
+        began = time.thread_time()
+        try:
+            answer: Compiled = [compiled(text) for text in texts]
+        except ClacksError as error:
+            answer = error.without_frames()
+        return answer, time.thread_time() - began
 
-    Without the collector: what a long filter is made of takes it up to 112 ms to look through, in which no thread goes on, and nearly all
-    of it is gone when the filter is compiled. A collection that happens to fall into a short one would be put to its user's account.
-    """
-    gc.disable()
-    began = time.thread_time()
-    try:
-        answer: Compiled = [compiled(text) for text in texts]
-    except ClacksError as error:
-        answer = error.without_frames()
-    finally:
-        taken = time.thread_time() - began
-        gc.enable()
-    return answer, taken
+
+class _Collector:
+    """Sends the collector away while filters are compiled, on the loop and in the thread: what a long one is made of takes it up to 112 ms
+    to look through, in which no thread goes on, and nearly all of it is gone when the filter is compiled. A collection that happens to fall
+    into a short one would be put to its user's account."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._compiling = 0
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        with self._lock:
+            self._compiling += 1
+            gc.disable()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._compiling -= 1
+                if not self._compiling:
+                    gc.enable()
+
+
+_COLLECTOR: Final = _Collector()
