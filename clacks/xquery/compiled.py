@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import syntax as s
 from .atoms import NO
@@ -21,7 +21,7 @@ from .evaluate import Compiler
 from .frames import Event, Frame
 from .instance import describe, matches
 from .lenient import Closure
-from .module import Module, Variable
+from .module import Module, Variable, parse
 from .names import shown
 from .normal import MAX_LETS, _binds, _changed, _movable, _uses, affordable, normal, substituted
 from .plans import plan
@@ -35,37 +35,55 @@ MAX_SHOWN = 40
 __all__ = ["Compiled", "compile_module"]
 
 
+class External(NamedTuple):
+    """An external variable: `default` says whether it has a value of its own."""
+
+    name: str
+    type: s.SequenceType | None
+    default: bool
+    external: bool = True
+
+
+# The variables to be bound, each with what gives its value, and the test.
+Evaluation = tuple[tuple[tuple[Variable, Any], ...], Any]
+
+
 class Compiled:
     """What `compile_module` makes.
 
     `foreign` is the construct that is not native with its place, or None; `dear` the reason with its place why it is not provably cheap,
-    or None; `characters` says that the time goes by the characters of the event. `body` is the normal form.
+    or None; `characters` says that the time goes by the characters of the event. Nothing of the syntax tree is kept.
     """
 
-    __slots__ = ("__weakref__", "_test", "_variables", "body", "characters", "dear", "engine", "foreign", "module", "plan")
+    __slots__ = ("__weakref__", "_slots", "_test", "_text", "_variables", "characters", "dear", "engine", "externals", "foreign", "plan")
 
-    def __init__(self, module: Module, body: s.Expr, variables: list[tuple[Variable, Any]], test: Any, engine: Engine | None,
-                 foreign: tuple[int, str] | None, cost: Verdict) -> None:  # fmt: skip
-        self.module = module
-        self.body = body
-        self._variables = variables
-        self._test = test
+    def __init__(self, module: Module, body: s.Expr, evaluation: Evaluation | None, engine: Engine | None,
+                 foreign: tuple[int, str] | None, cost: Verdict, slots: Mapping[int, int]) -> None:  # fmt: skip
+        self.externals = [External(one.name, one.type, one.value is not None) for one in module.variables if one.external]
+        self._variables: tuple[tuple[Variable, Any], ...]
+        self._test: Any
+        self._variables, self._test = evaluation or ((), None)
+        self._text, self._slots = module.text, slots
         self.engine = engine
         self.foreign = foreign
         self.dear = cost.dear
         self.characters = cost.characters
         self.plan = plan(body, frozenset(one.name for one in module.variables if one.value is None))
-        if foreign is not None or variables:  # a variable without a value, or with one that does not fit, fails the whole filter
+        if foreign is not None or self._variables:  # a variable without a value, or with one that does not fit, fails the whole filter
             self.plan = replace(self.plan, exact=NO)
 
-    @property
-    def externals(self) -> list[Variable]:
-        return [variable for variable in self.module.variables if variable.external]
+    def shed(self) -> None:
+        """Forget what only an evaluation needs, for whoever does not evaluate here: for a filter of 12,000 characters 80,000 objects. An
+        evaluation compiles again."""
+        if self.engine is None:
+            self._variables, self._test = (), None
 
     def matches(self, event: Event, params: tuple[Any, ...]) -> bool:
         """The effective boolean value for an event; raises FilterError."""
         if self.engine is not None:
             return self.engine.matches(event, self.supplied(event))
+        if self._test is None:
+            self._variables, self._test = _evaluation(*_native(parse(self._text), self._slots))
         try:
             if self._variables:
                 return self._test(self.frame(event, params))  # type: ignore[no-any-return]
@@ -83,7 +101,7 @@ class Compiled:
             frame.vars[variable.name] = self.value(frame, variable, value)
         return frame
 
-    def value(self, frame: Frame, variable: Variable, default: Closure | None) -> list[Any]:
+    def value(self, frame: Frame, variable: Variable | External, default: Closure | None) -> list[Any]:
         """What a variable of the prolog is bound to in a frame, which has those before it; raises FilterError."""
         items = self._supplied(frame.event, variable) if variable.external else None
         if items is None:
@@ -101,11 +119,11 @@ class Compiled:
             items = self._supplied(event, variable)
             if items is not None:
                 found[variable.name] = items[0]
-            elif variable.value is None:
+            elif not variable.default:
                 raise FilterError("XPDY0002", f"The variable ${shown(variable.name)} has no value")
         return found
 
-    def _supplied(self, event: Event, variable: Variable) -> list[Any] | None:
+    def _supplied(self, event: Event, variable: Variable | External) -> list[Any] | None:
         value = atomic(event.variables.get(variable.name))
         if value is None:
             return None
@@ -114,7 +132,7 @@ class Compiled:
         return [value]
 
 
-def _misfit(variable: Variable, wanted: s.SequenceType, items: list[Any]) -> FilterError:
+def _misfit(variable: Variable | External, wanted: s.SequenceType, items: list[Any]) -> FilterError:
     """What a variable is and what it should be."""
     found = "nothing" if not items else f"{len(items)} values" if len(items) > 1 else "a node"
     if len(items) == 1 and type(items[0]) is not Node:
@@ -188,12 +206,20 @@ def compile_module(module: Module, slots: Mapping[int, int]) -> Compiled:
     foreign = check(module)
     if foreign is not None:
         engine = full_engine(module, foreign)
-        return Compiled(module, normal(module.body), [], None, engine, foreign, Verdict(foreign, True))
+        return Compiled(module, normal(module.body), None, engine, foreign, Verdict(foreign, True), slots)
+    native = module, body, kept = _native(module, slots)
+    cost = analyse(module, body, [(one.name, None if one.external else one.value) for one in kept])
+    return Compiled(module, body, _evaluation(*native), None, None, cost, slots)
+
+
+def _native(module: Module, slots: Mapping[int, int]) -> tuple[Module, s.Expr, list[Variable]]:
+    """The filter in its normal form, and the variables of its prolog that are bound when it is evaluated."""
     module = replace(module, variables=binding_order(module))
     body, kept = _with_constants(module, _with_params(module.body, slots))
-    body = normal(body)
-    functions = {(function.name, len(function.params)): function for function in module.functions}
-    compiler = Compiler(functions)
+    return module, normal(body), kept
+
+
+def _evaluation(module: Module, body: s.Expr, kept: list[Variable]) -> Evaluation:
+    compiler = Compiler({(function.name, len(function.params)): function for function in module.functions})
     variables = [(one, None if one.value is None else compiler.sequence(one.value)) for one in kept]
-    cost = analyse(module, body, [(one.name, None if one.external else one.value) for one in kept])
-    return Compiled(module, body, variables, compiler.boolean(body), None, None, cost)
+    return tuple((replace(one, value=None), value) for one, value in variables), compiler.boolean(body)

@@ -78,6 +78,11 @@ class Filter:
             return self.compiled.engine.name
         return "index" if self.compiled.plan.choices and self.compiled.plan.exact == YES else "native"
 
+    def shed(self) -> None:
+        """Give back what a dear filter needs for its evaluation, where that is left to another process. `matches` makes it again."""
+        if self.compiled.dear is not None:
+            self.compiled.shed()
+
     def matches(self, document: Document, variables: Mapping[str, object] | None = None) -> bool:
         """Whether the effective boolean value of the filter is true (XPath 3.1 section 2.4.3), with the document node as context item.
 
