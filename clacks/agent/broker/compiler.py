@@ -36,8 +36,8 @@ WAITING_LIMIT: Final = 4 * 2**20
 # What a request costs besides, in characters.
 REQUEST: Final = 500
 
-# How long the thread that compiles keeps the interpreter when the loop wants it, in seconds. In bench/hostile_filters.py, beside all hostile
-# filters together, the bystanders' p99 is 1.6 to 2.2 ms with it (1.5 to 2.0 alone); with the agent's usual 0.5 ms it was 2.2 to 20.
+# How long the thread that compiles keeps the interpreter when the loop wants it, in seconds. In bench/hostile_filters.py, beside all of the
+# hostile filters, the bystanders' p99 is 1.6 to 2.2 ms with it (1.5 to 2.0 alone); with the agent's usual 0.5 ms it was 2.2 to 20.
 GIVE_WAY: Final = 0.00005
 
 Compiled = list[Filter] | ClacksError
