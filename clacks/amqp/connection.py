@@ -80,6 +80,46 @@ class ConnectionHandler(Protocol):
 class Connection(asyncio.Protocol):
     """Both sides of AMQP 1.0: a listener makes it with `server`, a client without."""
 
+    # There may be 20,000 of them, and a dict of more than 30 attributes is not shared: 2 KiB each.
+    __slots__ = (
+        "__weakref__",
+        "_admit",
+        "_attaches",
+        "_closing",
+        "_condition",
+        "_deadline",
+        "_engine",
+        "_farewell",
+        "_handshake",
+        "_heard",
+        "_links",
+        "_make_handshake",
+        "_names",
+        "_on_lost",
+        "_reading",
+        "_server",
+        "_sessions",
+        "_timer",
+        "_told",
+        "_transport",
+        "blocked",
+        "certificate",
+        "handler",
+        "loop",
+        "lost",
+        "options",
+        "paused",
+        "peer",
+        "ready",
+        "room",
+        "scratch",
+        "secure",
+        "too_slow",
+        "touched",
+        "unfinished",
+        "user",
+    )
+
     def __init__(
         self,
         options: Options,

@@ -83,6 +83,41 @@ class Subscription:
 
     suspension = ""
 
+    # As many as links: see amqp.Connection.
+    __slots__ = (
+        "__weakref__",
+        "_attempts",
+        "_bytes",
+        "_durable",
+        "_events",
+        "_fatal",
+        "_host",
+        "_job",
+        "_most",
+        "_on_room",
+        "_only",
+        "_out",
+        "_pumping",
+        "_queue",
+        "_returned",
+        "_settled",
+        "_shunned",
+        "_size",
+        "_strikes",
+        "_turn",
+        "_untold",
+        "buried",
+        "consumers",
+        "delivered",
+        "dropped",
+        "expired",
+        "filter_errors",
+        "sight",
+        "terms",
+        "unaccepted",
+        "user",
+    )
+
     def __init__(self, host: Host, user: str, terms: Terms, *, events: int, size: int) -> None:
         """At most `events` messages and `size` bytes wait; as many bytes again may be with consumers, unsettled."""
         self.user = user
