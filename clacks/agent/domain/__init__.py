@@ -5,6 +5,7 @@ carries out. Nothing in this package does I/O, or knows a clock or AMQP.
 """
 
 from .changes import (
+    SUSPENDED,
     Change,
     Ignored,
     MethodsChanged,
@@ -40,6 +41,7 @@ from .subscriptions import Subscription
 from .timing import Timing
 
 __all__ = [
+    "SUSPENDED",
     "Announced",
     "By",
     "Change",

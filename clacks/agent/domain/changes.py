@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from .records import By
 from .subscriptions import Subscription
+
+# What the reason begins with where a live subscription ends because its filters cost too much.
+SUSPENDED: Final = "suspended: "
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from .changes import (
+    SUSPENDED,
     Change,
     Ignored,
     MethodsChanged,
@@ -142,7 +143,7 @@ class State:
             return [Ignored(record.by, "stale")]
         if one.lease:
             self.subscriptions.remove(one.id)
-            return [SubscriptionRemoved(one, f"suspended: {record.reason}")]
+            return [SubscriptionRemoved(one, f"{SUSPENDED}{record.reason}")]
         made = one.suspend(record.reason)
         self.subscriptions.add(made)
         return [SubscriptionSuspended(made)]

@@ -7,10 +7,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from ....common.errors import ClacksError
-from ...domain import Subscription, SubscriptionRemoved
+from ...domain import SUSPENDED, Subscription, SubscriptionRemoved
 
-# What the reasons in the log begin with that their owners do not know.
-SUSPENDED: Final = "suspended: "
+# What the reason begins with where somebody else has deleted it.
 DELETED: Final = "deleted by "
 
 
