@@ -26,7 +26,7 @@ from .broker.catalogue import Catalogue, described
 from .broker.embedded import EmbeddedBroker
 from .broker.external import ExternalBroker
 from .broker.external.catalogue import DomainCatalogue
-from .broker.external.control import now
+from .broker.external.clock import now
 from .broker.external.subscription import DomainSubscription
 from .broker.subscription import Subscription
 from .bus import Bus

@@ -316,6 +316,11 @@ class Domain:
             yield Snapshot(self.by(), number, base, part, last, lines)
 
     @property
+    def base(self) -> int:
+        """The offset up to which the newest complete snapshot in the log describes everything, -1 without one."""
+        return self._log.base
+
+    @property
     def crowded(self) -> bool:
         """A snapshot takes more than its share of the log: the stream needs a greater retention (timing.py)."""
         return self._log.size > self.timing.share

@@ -36,8 +36,9 @@ class Timing:
     hurry: float = 0.05
     # A part is made at once and read at once: 100 kB take 2 ms either way, and the loop has 5.
     part_bytes: int = 100_000
-    # Where subscriptions are few, the log between two snapshots is heartbeats: 16 MB are a day of one agent, and read in a second.
-    snapshot_floor: int = 16_000_000
+    # Where subscriptions are few, the log between two snapshots is heartbeats: 1 MB are an hour and a half of one agent, and read in 0.1 s.
+    # A log in a queue (external/sequence.py) is taken in hand as often, message by message.
+    snapshot_floor: int = 1_000_000
     # What the stream is declared with (x-max-length-bytes, x-stream-max-segment-size-bytes). A million subscriptions are 200 to 300 MB.
     retention: int = 2_000_000_000
     segment: int = 50_000_000

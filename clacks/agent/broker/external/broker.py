@@ -18,7 +18,6 @@ from lxml import etree
 
 from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
 from ....amqp.message import annotate
-from ....common.brokers import Management
 from ....common.components.command import CORE
 from ....common.components.url import parse_urls
 from ....common.errors import ClacksError
@@ -42,38 +41,32 @@ from ...domain import Subscription as Known
 from ...intake import Done, Intake, Lane
 from ...sandbox import Budget, Sandbox
 from ..envelope import Stamp, bare_message, header
+from .clock import now
 from .commands import CommandQueue, Gone
-from .control import JOIN_SECONDS, TICK, Control, now
+from .control import JOIN_SECONDS, TICK, Control
 from .ends import Ends
 from .ingress import Ingress
 from .names import (
     CODE,
-    EVENTS,
     REASON,
-    SLOTS,
     agent_queue,
-    command_key,
     command_queue,
-    control_stream,
-    ingress_queue,
-    marker_queue,
+    control_log,
     rejected_queue,
-    reply_queue,
-    slot_key,
 )
 from .outlets import Fate, Outlets, Sent
 from .services import Services, terms_of
 from .subscription import DomainSubscription
 from .subscriptions import DomainSubscriptions
+from .topology import QueueTerms, Topology
 from .uplink import Lines, Uplink
+from .ways import topology_on
 
 log = logging.getLogger("clacks.broker")
 
 # How long a queue whose subscription has ended is deleted again by whoever leads, in seconds: an agent that dies with it undone is found
 # in a lease, and a broker is back from a restart. So long its owner may ask why it is gone.
 DELETING: Final = 120.0
-# Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go.
-REJECTED_BYTES: Final = 64 * 2**20
 _DURABLE: Final = header(None, durable=True)
 AGAIN: Final = 1.0  # seconds after which the next queue is deleted, when one could not be
 ANSWERS: Final = 100  # under way to an agent
@@ -100,6 +93,7 @@ class ExternalBroker:
         self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
         self._lines: Lines | None = None
         self._outlets: Outlets | None = None
+        self._topology: Topology | None = None
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
         self._unsent: list[tuple[str, bytes, Sent, bool]] = []
         self.ends = Ends()
@@ -107,13 +101,8 @@ class ExternalBroker:
         self._restored: set[str] = set()  # those that this agent deletes whoever leads
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
-        self.control = Control(
-            config.node_id, control_stream(config.domain), self._changed, self._take_held, self._forget, self._told
-        )  # fmt: skip
-        self.ingress = [
-            Ingress(ingress_queue(config.domain, number), config.node_id, self.intake, self._may_take, self._answer, self._reject)
-            for number in range(config.broker_ingress)
-        ]
+        self.control = Control(config.node_id, self._changed, self._take_held, self._forget, self._told)
+        self.ingress: list[Ingress] = []
         commands.register(Services(self))
         self._queues: list[CommandQueue] = []
 
@@ -128,8 +117,8 @@ class ExternalBroker:
                 await self.control.joined
         except TimeoutError:
             raise ClacksError(
-                "config-invalid", source=control_stream(self.domain), reason="the state of the domain is not in it, and no agent has it",
-                hint="Are the other agents running? If there is none, delete that stream on the broker; clients subscribe again.",
+                "config-invalid", source=control_log(self.domain), reason="the state of the domain is not in it, and no agent has it",
+                hint="Are the other agents running? If there is none, delete that log on the broker; clients subscribe again.",
             ) from None  # fmt: skip
         self._started = True
         if self._lines is not None:  # otherwise it is done when the broker is reached again
@@ -139,15 +128,22 @@ class ExternalBroker:
 
     async def _up(self, lines: Lines) -> None:
         """The broker can be reached (again)."""
+        if self._topology is None:
+            self._topology = topology_on(lines.broker, self.config, self.control.domain.timing)
+            self.ingress = [
+                Ingress(queue, self.config.node_id, self.intake, self._topology, self._may_take, self._answer, self._reject)
+                for queue in self._topology.ingress
+            ]
         self._lines = lines
         self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
-        await self._declare(lines.management)
+        await self._topology.attach(lines.making, lines.broker)
+        await self._topology.declare(self._targets())
         self._outlets = Outlets(lines.giving, lines.broker, self._exists)
         answers = await lines.asking.attach_receiver(
             lines.broker.queue(agent_queue(self.domain, self.config.node_id)), handler=_Answers(self)
         )
         answers.window = ANSWERS
-        await self.control.attach(lines.asking, lines.broker)
+        await self.control.attach(lines.asking, lines.broker, self._topology.log)
         unsent, self._unsent = self._unsent, []
         for queue, encoded, done, insist in unsent:
             self.send(queue, encoded, done, insist=insist)
@@ -193,46 +189,6 @@ class ExternalBroker:
 
     def _targets(self) -> list[str]:
         return sorted({method.target for method in self.commands.methods.values()} | {CORE})
-
-    async def _declare(self, management: Management) -> None:
-        """Everything that a domain has on its broker, whoever comes first. Raises ClacksError."""
-        domain, node = self.domain, self.config.node_id
-        await management.declare_exchange(domain)
-        # Nothing is taken out of an ingress queue but by an agent: however often agents die with an event in hand, it stays.
-        ingress = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": -1}
-        await self._agree(management)
-        for number in range(self.config.broker_ingress):
-            await management.declare_queue(ingress_queue(domain, number), arguments=ingress)
-        for slot in range(SLOTS):
-            await management.bind(ingress_queue(domain, slot % self.config.broker_ingress), domain, slot_key(slot))
-        await management.bind(ingress_queue(domain, 0), domain, EVENTS)
-        await self._declare_rejected(management)
-        for target in self._targets():
-            shared, own = command_queue(domain, target), command_queue(domain, target, node)
-            await management.declare_queue(shared, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1})
-            await management.bind(shared, domain, command_key(target))
-            await management.declare_queue(own, arguments={"x-queue-type": "quorum", "x-delivery-limit": -1, "x-expires": 3_600_000})
-            await management.bind(own, domain, command_key(target, node))
-        await management.declare_queue(agent_queue(domain, node), durable=False, auto_delete=True)
-        await self.control.declare(management)
-
-    async def _declare_rejected(self, management: Management) -> None:
-        arguments = {"x-max-length-bytes": REJECTED_BYTES, "x-overflow": "drop-head"}
-        await management.declare_queue(rejected_queue(self.domain), arguments=arguments)
-
-    async def _agree(self, management: Management) -> None:
-        """All agents of a domain must have the same number of ingress queues, or events would come twice and others never. A queue in which
-        there is nothing keeps the number: the broker refuses another one. Raises ClacksError config-invalid."""
-        try:
-            await management.declare_queue(marker_queue(self.domain), arguments={"x-max-length": self.config.broker_ingress})
-        except ClacksError as error:
-            if error.values.get("status") != 409:
-                raise
-            raise ClacksError(
-                "config-invalid", source="broker.ingress", reason=f"the domain has another number than {self.config.broker_ingress}",
-                hint=f"Set it as with the other agents. To change it, stop them all, and delete the exchange {self.domain} and the queue "
-                f"{marker_queue(self.domain)} on the broker when the ingress queues are empty.",
-            ) from error  # fmt: skip
 
     async def drain(self, timeout: float) -> None:
         """Take no more, and finish within `timeout` seconds what is under way."""
@@ -361,7 +317,7 @@ class ExternalBroker:
                     self._restored.discard(queue)
                 elif queue in self._restored or self.control.domain.leads(now()):
                     try:
-                        await (await self.management()).delete_queue(queue)
+                        await self.topology.delete(queue)
                     except ClacksError as error:
                         log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
                         self._ended[queue] = self._ended.pop(queue)  # the others are not to wait for it
@@ -370,20 +326,14 @@ class ExternalBroker:
                     self._ended.pop(queue, None)
                     self._restored.discard(queue)
 
-    async def restore(self, known: Known, arguments: Mapping[str, Any]) -> None:
+    async def restore(self, known: Known, terms: QueueTerms) -> None:
         """Make the queue of a subscription again: the broker may have lost it, or somebody deleted it, and its owner alone knows its
         limits. Raises ClacksError.
 
         The subscription may end meanwhile, and whoever leads delete the queue before it is made here: so this agent deletes it too."""
-        management = await self.management()
-        if self.control.domain.subscription(known.id) is None:
-            return
-        self._restored.add(known.queue)
-        try:
-            await management.declare_queue(known.queue, arguments=arguments)
-        except ClacksError as error:
-            if error.values.get("status") != 409:  # it is there, with other limits
-                raise
+        if self.control.domain.subscription(known.id) is not None:
+            self._restored.add(known.queue)
+            await self.topology.make(known.queue, terms)
 
     def _exceeded(self, one: DomainSubscription, reason: str) -> None:
         """For the whole domain: what costs one agent too much costs any of them too much."""
@@ -397,24 +347,22 @@ class ExternalBroker:
     async def _exists(self, queue: str) -> bool:
         """False too if that cannot be found out: nobody is answered then, and asks again."""
         try:
-            return await (await self.management()).queue_info(queue) is not None
+            return await self.topology.exists(queue)
         except ClacksError as error:
             log.info("queue not found", extra={"queue": queue, "reason": str(error)})
             return False
 
-    async def management(self) -> Management:
-        """Raises ClacksError if the broker cannot be reached."""
-        if self._lines is None:
-            raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
-        management = self._lines.management
-        await management.revive()
-        return management
+    @property
+    def topology(self) -> Topology:
+        """There is one as soon as the broker was reached once."""
+        assert self._topology is not None
+        return self._topology
 
     # --- publishers ---
 
     def _answer(self, user: str, given: str, token: str, error: ClacksError | None) -> None:
         try:
-            queue = reply_queue(self.domain, user, given)
+            queue = self.topology.reply_queue(user, given)
         except ClacksError:
             return
         told = json.dumps({"error": None if error is None else error.to_json()})
@@ -441,7 +389,7 @@ class ExternalBroker:
     async def _put_aside(self, kept: bytes, done: Sent) -> None:
         """Make the queue again."""
         try:
-            await self._declare_rejected(await self.management())
+            await self.topology.declare_rejected()
         except ClacksError as error:
             log.warning("a refused event is not kept", extra={"reason": str(error)})
             done(Fate.NO_QUEUE)
@@ -462,7 +410,7 @@ class ExternalBroker:
         self._asking[token] = node, future
         asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
         # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
-        draft = Draft(json.dumps(request), asked, ttl=int(seconds * 1000))
+        draft = Draft(json.dumps(request), asked, annotations=self.topology.on_behalf(user), ttl=int(seconds * 1000))
 
         def sent(fate: Fate) -> None:
             if fate is Fate.NO_QUEUE and not future.done():

@@ -19,8 +19,9 @@ from ....common.components.command import CommandType
 from ....common.errors import ClacksError
 from ...command import CommandRegistry
 from ..commands import read_request, reply_to, run_command
-from .names import command_queue, reply_queue, sender_of
+from .names import command_queue
 from .outlets import Fate, Sent
+from .topology import Topology
 
 log = logging.getLogger("clacks.command")
 
@@ -51,6 +52,9 @@ class Desk(Protocol):
 
     domain: str
     commands: CommandRegistry
+
+    @property
+    def topology(self) -> Topology: ...
 
     def elsewhere(self, target: str, method: str) -> list[str]:
         """The other nodes that serve a command, the least loaded first."""
@@ -108,7 +112,7 @@ class CommandQueue:
     async def _run(self, link: Receiver, number: int, encoded: bytes) -> None:
         try:
             message = Message(encoded)
-            user = sender_of(message)
+            user = self._desk.topology.sender_of(message)
             reply = self._reply_to(message, user)
             request = self._request(message)
         except (ClacksError, CodecError) as error:
@@ -128,7 +132,7 @@ class CommandQueue:
 
     def _reply_to(self, message: Message, user: str) -> str:
         given = message.properties.reply_to
-        return "" if given is None else reply_queue(self._desk.domain, user, str(given))
+        return "" if given is None else self._desk.topology.reply_queue(user, str(given))
 
     def _request(self, message: Message) -> dict[str, Any] | ClacksError:
         try:

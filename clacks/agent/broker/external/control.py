@@ -1,7 +1,7 @@
-"""The log that all agents of a domain read and write: a stream on the broker, and this agent's `Domain` on it.
+"""This agent's `Domain` on the log that all agents read and write.
 
 It reads records, lets the domain decide what they mean, and hands the changes on; it writes heartbeats, and what the domain wants written.
-What the broker has not confirmed is written again after a reconnect, in its order. Whoever asks for something (`subscribe`) waits here
+What the log has not confirmed is written again after a reconnect, in its order. Whoever asks for something (`subscribe`) waits here
 until the log says what became of it, and until every agent has read that. If the log has been cut off behind this agent's back, it
 begins anew.
 """
@@ -14,22 +14,8 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
-from ....amqp import (
-    ACCEPTED,
-    CodecError,
-    Condition,
-    Connection,
-    Described,
-    Draft,
-    Link,
-    Message,
-    Outcome,
-    Receiver,
-    Sender,
-    Symbol,
-    Terminus,
-)
-from ....common.brokers import Broker, Management
+from ....amqp import Connection, Draft
+from ....common.brokers import Broker
 from ....common.errors import ClacksError
 from ...domain import (
     Announced,
@@ -52,35 +38,25 @@ from ...domain import (
     decode,
     encode,
 )
+from .clock import now
+from .log import Log, LogReader
 
 log = logging.getLogger("clacks.domain")
 
 # How often time-outs are looked at, in seconds: a lease of six may be exceeded by that much.
 TICK: Final = 0.1
-# Records of the log under way to this agent: some milliseconds of work.
-WINDOW: Final = 500
 # How long an agent that starts waits for the state of the domain, in seconds: it may have to be written first.
 JOIN_SECONDS: Final = 60.0
-# Offsets that a stream may leave out between two records: RabbitMQ puts one entry of its own in front of each segment.
-SKIPPED: Final = 1
 # How many leases an agent that writes reads nothing before it takes the log for another one (deleted, or lost with its broker).
 DEAF: Final = 2
 
-_OFFSET: Final = "rabbitmq:stream-offset-spec"
-
-
-def now() -> float:
-    """The clock of leases: that of the machine, which goes on while it is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
 
 class Control:
-    """The domain as this agent knows it, and the links to its log."""
+    """The domain as this agent knows it, and the reader of its log."""
 
     def __init__(
         self,
         node: str,
-        stream: str,
         on_change: Callable[[Change], None],
         on_lease: Callable[[], None],
         on_restart: Callable[[], None],
@@ -92,48 +68,37 @@ class Control:
         self.domain = Domain(node, time.time_ns(), timing)
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.restarts = 0
-        self._stream, self._on_change, self._vitals = stream, on_change, vitals
+        self._log: Log | None = None
+        self._on_change, self._vitals = on_change, vitals
         self._on_lease, self._on_restart = on_lease, on_restart
-        self._receiver: Receiver | None = None
-        self._sender: Sender | None = None
+        self._connection: Connection | None = None
         self._asked: dict[str, asyncio.Future[Change]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._behind: list[asyncio.Future[None]] = []
         self._offset = -1
-        self._last: Any = None
-        self._found = False
+        self._base = -1
         self._number = 0
         self._unconfirmed: dict[int, bytes] = {}
-        self._confirmed_at = self._read_at = float("-inf")
         self._renewals: set[str] = set()
         self._snapshot: Generator[Snapshot, None, None] | None = None
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
-    # --- links ---
+    # --- the log's connection ---
 
-    async def declare(self, management: Management) -> None:
-        """Make the stream. Raises ClacksError if there is one with other sizes."""
-        timing = self.domain.timing
-        sizes = {"x-max-length-bytes": timing.retention, "x-stream-max-segment-size-bytes": timing.segment}
-        await management.declare_queue(self._stream, arguments={"x-queue-type": "stream", **sizes})
-
-    async def attach(self, connection: Connection, broker: Broker) -> None:
-        """Read on from where this agent was: from the last record that it read, which must be the same one still."""
-        start: Any = "first" if self._offset < 0 else self._offset
-        queue = broker.queue(self._stream)
-        source = Terminus(queue.address, filter={_OFFSET: Described(Symbol(_OFFSET), start)})
-        self._found = False
-        self._receiver = await connection.attach_receiver(source, settled=True, handler=self)
-        sender = await connection.attach_sender(queue, handler=self)
+    async def attach(self, connection: Connection, broker: Broker, log_of: Callable[[LogReader], Log]) -> None:
+        """Read on from where this agent was, and write again what the log may not have. `log_of` makes the log, the first time."""
+        if self._log is None:
+            self._log = log_of(self)
+        self._connection = connection
+        await self._log.attach(connection, broker)
         for number, encoded in self._unconfirmed.items():
-            sender.send(encoded, number)
-        self._sender = sender
-        self._confirmed_at = self._read_at = now()
-        self._receiver.window = WINDOW
+            self._log.write(number, encoded)
 
     def down(self) -> None:
         """The broker cannot be reached. The own lease runs out by itself."""
-        self._receiver = self._sender = None
+        self._connection = None
+        if self._log is not None:
+            self._log.down()
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
@@ -141,7 +106,7 @@ class Control:
     async def leave(self) -> None:
         """Say that this agent takes no more events."""
         self._ticker.cancel()
-        if self._sender is not None and not self.domain.stopped:
+        if self._connection is not None and not self.domain.stopped:
             self._write(self.domain.leave())
             await asyncio.sleep(0)
 
@@ -166,7 +131,7 @@ class Control:
         self._write(Suspended(self.domain.by(), id, filters, reason))
 
     async def _written(self, record: Record, asked: str) -> tuple[Change, int]:
-        if self._sender is None:
+        if self._connection is None:
             raise ClacksError("bus-overloaded")
         future = self._asked.get(asked)
         if future is None:
@@ -200,38 +165,36 @@ class Control:
 
     # --- reading ---
 
-    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
-        if not settled:
-            link.settle(number, ACCEPTED)
+    def record(self, offset: int, body: bytes | None, size: int) -> None:
         try:
-            message = Message(encoded)
-            offset = int(message.annotations["x-stream-offset"])
-        except (CodecError, KeyError, ValueError):
-            return
-        body: Any = None
-        try:
-            body = message.body
-            record = decode(body if isinstance(body, bytes) else str(body).encode())
-        except (ClacksError, CodecError) as error:
+            record = None if body is None else decode(body)
+        except ClacksError as error:
             log.warning("a record cannot be read", extra={"offset": offset, "reason": str(error)})
             record = None
-        self._read_at = now()
-        if self._other_log(offset, body) and not self.domain.stopped:
-            log.warning("the domain's log was cut off, or is another one", extra={"read": self._offset, "next": offset})
-            self._start_again()
-            return
-        self._offset, self._last = offset, body
+        moment = now()
+        self._offset = offset
         ready = self.domain.ready
-        for change in self.domain.apply(offset, record, self._read_at, len(encoded)):
+        for change in self.domain.apply(offset, record, moment, size):
             self._changed(change)
         if self.domain.ready and not ready:
             self._write(self._heartbeat())  # the others count on whoever says that it has the state
-        elif not self.joined.done() and self.domain.may_take(now()):
+        elif not self.joined.done() and self.domain.may_take(moment):
             self.joined.set_result(None)
         if isinstance(record, Announced) and record.by.node == self.domain.node:
             self._on_lease()
             self._catch_up()
+        elif isinstance(record, Snapshot) and self.domain.base > self._base and self._log is not None:
+            self._base = self.domain.base
+            self._log.needless(self._base)
         self._look()
+
+    def stored(self, number: int) -> None:
+        self._unconfirmed.pop(number, None)
+
+    def cut_off(self, offset: int) -> None:
+        if not self.domain.stopped:
+            log.warning("the domain's log was cut off, or is another one", extra={"read": self._offset, "next": offset})
+            self._start_again()
 
     def _catch_up(self) -> None:
         if self._behind and self.domain.may_take(now()):
@@ -240,22 +203,15 @@ class Control:
                 if not future.done():
                     future.set_result(None)
 
-    def _other_log(self, offset: int, body: Any) -> bool:
-        """Whether the last record that was read is there no more, or another one is in its place, or records are missing behind it."""
-        if offset < self._offset:
-            return False
-        known, self._found = self._found, True
-        if not known and self._offset >= 0:
-            return offset > self._offset or body != self._last
-        return 0 <= self._offset < offset - 1 - SKIPPED
-
     def _start_again(self) -> None:
         """Forget everything, and read the log from its beginning, as another process of this node."""
         self.restarts += 1
         self._on_restart()
         # The time of the machine may have been set back, and an incarnation that is not greater would be taken for an older process.
         self.domain = Domain(self.domain.node, max(time.time_ns(), self.domain.incarnation + 1), self.domain.timing)
-        self._offset = -1
+        self._offset = self._base = -1
+        if self._log is not None:
+            self._log.again()
         self._unconfirmed.clear()
         self._renewals.clear()
         lost: list[asyncio.Future[Any]] = [*self._asked.values(), *(future for _, future in self._waiting)]
@@ -263,8 +219,8 @@ class Control:
         for future in lost:
             if not future.done():
                 future.set_exception(ClacksError("bus-overloaded"))
-        if self._receiver is not None:
-            self._receiver.connection.abort()  # then everything is made again
+        if self._connection is not None:
+            self._connection.abort()  # then everything is made again
         self.down()
 
     def _heartbeat(self) -> Record:
@@ -311,12 +267,12 @@ class Control:
     def _write(self, record: Record) -> None:
         self._number += 1
         encoded = self._unconfirmed[self._number] = Draft(encode(record)).encode()
-        if self._sender is not None and self._sender.alive:
-            self._sender.send(encoded, self._number)
+        if self._log is not None:
+            self._log.write(self._number, encoded)
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK if self._sender is None or not self.domain.heartbeat_due(now()) else 0.0)
+            await asyncio.sleep(TICK if self._connection is None or not self.domain.heartbeat_due(now()) else 0.0)
             try:
                 self._beat()
             except Exception:
@@ -326,9 +282,9 @@ class Control:
     def _beat(self) -> None:
         domain = self.domain
         self._look()
-        if self._sender is None or not self._sender.sendable:
+        if self._log is None or not self._log.writable:
             return
-        if self._confirmed_at > self._read_at + DEAF * domain.timing.lease and not domain.stopped:
+        if self._log.deaf(DEAF * domain.timing.lease) and not domain.stopped:
             log.warning("the domain's log is another one", extra={"read": self._offset})
             self._start_again()
             return
@@ -347,20 +303,3 @@ class Control:
                 self._snapshot = None
             else:
                 self._write(part)
-
-    # --- the rest of amqp.LinkHandler ---
-
-    def credit(self, link: Sender) -> None: ...
-
-    def outcome(self, link: Sender, number: int, outcome: Outcome) -> None:
-        if outcome is ACCEPTED:
-            self._unconfirmed.pop(number, None)
-            self._confirmed_at = now()
-        else:  # a replica is away; what was written behind it must not overtake it
-            log.warning("a record was not taken", extra={"outcome": str(outcome)})
-            link.connection.abort()
-
-    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
-        if link in (self._sender, self._receiver) and link.connection.alive:
-            log.warning("the domain's log was detached", extra={"reason": str(condition)})
-            link.connection.abort()  # then everything is made again

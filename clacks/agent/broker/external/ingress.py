@@ -20,8 +20,9 @@ from ....common.errors import ClacksError
 from ...intake import Intake, Lane
 from ..conditions import as_outcome
 from ..envelope import incoming_event
-from .names import ANSWER, TOKEN, sender_of
+from .names import ANSWER, TOKEN
 from .outlets import Fate, Sent
+from .topology import Topology
 
 # Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
 WINDOW: Final = 400
@@ -55,6 +56,7 @@ class Ingress:
         queue: str,
         node: str,
         intake: Intake,
+        topology: Topology,
         may_take: Callable[[], bool],
         answer: Answer,
         reject: Callable[[bytes, ClacksError, Sent], None],
@@ -62,7 +64,7 @@ class Ingress:
         """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused."""
         self.queue = queue
         self.taken = 0
-        self._node, self._intake = node, intake
+        self._node, self._intake, self._topology = node, intake, topology
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
@@ -148,7 +150,7 @@ class Ingress:
             message = Message(encoded)
             annotations = message.annotations
             queue, token = str(annotations.get(ANSWER, "")), str(annotations.get(TOKEN, ""))
-            user = sender_of(message)
+            user = self._topology.sender_of(message)
             incoming = incoming_event(message, user, f"broker {self.queue}", time.time())
             foreign = {key: value for key, value in incoming.annotations.items() if key not in _BROKERS_OWN}
         except ClacksError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote
 
 from ....amqp import Message
 from ....common.brokers import owners_part, replies_of
@@ -19,7 +18,8 @@ TOKEN: Final = "x-opt-clacks-token"
 REASON: Final = "x-opt-clacks-reason"
 CODE: Final = "x-opt-clacks-code"
 
-_QUEUES: Final = "/queues/"  # what is behind it in an address is percent-encoded
+# Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go, where the broker has limits in bytes.
+REJECTED_BYTES: Final = 64 * 2**20
 
 
 def slot_key(slot: int) -> str:
@@ -35,7 +35,7 @@ def marker_queue(domain: str) -> str:
     return f"{domain}.ingress"
 
 
-def control_stream(domain: str) -> str:
+def control_log(domain: str) -> str:
     return f"{domain}.control"
 
 
@@ -60,14 +60,13 @@ def agent_queue(domain: str, node: str) -> str:
     return f"{domain}.agent.{node}"
 
 
-def reply_queue(domain: str, user: str, given: str) -> str:
-    """The reply queue that a user names, in the form of an address or as its bare name. Raises ClacksError if it is not the user's.
+def own_reply_queue(domain: str, user: str, name: str) -> str:
+    """The reply queue that a user names. Raises ClacksError if it is not the user's.
 
     An agent that asks for somebody has its own: what a stranger sends there answers nothing, since no question has a number to guess."""
-    name = unquote(given.removeprefix(_QUEUES)) if given.startswith(_QUEUES) else given
     own = replies_of(domain, user)
     if not name.startswith((own, f"{domain}.agent.")):
-        raise ClacksError("address-unknown", address=given, hint=f"Replies go to a queue called {own}ANYTHING only.")
+        raise ClacksError("address-unknown", address=name, hint=f"Replies go to a queue called {own}ANYTHING only.")
     return name
 
 

@@ -17,6 +17,7 @@ from ..addresses import event_address
 from ..terms import LIVE_OVERFLOWS, Terms, compiled, read_limits
 from .control import Control
 from .names import subscription_queue
+from .topology import QueueTerms
 
 if TYPE_CHECKING:
     from .broker import ExternalBroker
@@ -52,13 +53,14 @@ class Services:
         if durable and shared and durable != shared:
             raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
         policy, age, size = read_limits(name, bool(durable), overflow or None, max_age, max_bytes, LIVE_OVERFLOWS[:1])
-        arguments = self._arguments(bool(durable), bool(shared), policy == "drop-oldest", age, size)
+        queue_terms = self._queue_terms(bool(durable), bool(shared), policy == "drop-oldest", age, size)
+        broker.topology.check(queue_terms)
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]
         queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
         declared = broker.control.domain.named(user, name) is None
         if declared:  # before anything is routed to it
-            await (await broker.management()).declare_queue(queue, arguments=arguments)
+            await broker.topology.make(queue, queue_terms)
         by = broker.control.domain.by()
         record = Subscribed(
             by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
@@ -66,13 +68,13 @@ class Services:
         )  # fmt: skip
         change = await broker.control.subscribe(record)
         if declared and not isinstance(change, SubscriptionAdded):
-            await (await broker.management()).delete_queue(queue)
+            await broker.topology.delete(queue)
         if isinstance(change, Refused):
             raise self._refused(change, record)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
         if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
-            await broker.restore(known, arguments)
+            await broker.restore(known, queue_terms)
         return {"id": known.id, "queue": known.queue, "lease": known.lease}
 
     def _permit(self, user: str, event: str, durable: str) -> None:
@@ -98,23 +100,15 @@ class Services:
             return ClacksError("filter-suspended", reason=change.why)
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
 
-    def _arguments(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> dict[str, Any]:
-        """The queue of a subscription, in the words of RabbitMQ."""
+    def _queue_terms(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> QueueTerms:
         config = self._broker.config
         if not durable:
-            # A live subscription's events need no replicas, so its queue is a classic one.
-            limits = {"x-max-length": config.queue_events, "x-max-length-bytes": config.queue_bytes, "x-overflow": "drop-head"}
-            return {"x-expires": int((config.broker_lease + _GRACE) * 1000), **limits}
-        arguments: dict[str, Any] = {
-            "x-queue-type": "quorum", "x-delivery-limit": config.queue_deliveries - 1,  # those after the first
-            "x-max-length-bytes": int(min(max_bytes or config.durable_bytes, config.durable_bytes)),
-            "x-overflow": "drop-head" if loses else "reject-publish",
-        }  # fmt: skip
-        if not shared:
-            arguments["x-single-active-consumer"] = True
-        if max_age is not None:
-            arguments["x-message-ttl"] = int(max_age * 1000)
-        return arguments
+            return QueueTerms(
+                durable, shared, loses=True, max_bytes=config.queue_bytes, max_events=config.queue_events,
+                expires=config.broker_lease + _GRACE,
+            )  # fmt: skip
+        size = int(min(max_bytes or config.durable_bytes, config.durable_bytes))
+        return QueueTerms(durable, shared, loses, size, max_age=max_age, deliveries=config.queue_deliveries)
 
     @Command(needs_user=True, idempotent=True, checks_rights=True)
     async def renew(self, user: str, ids: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """An agent's connections to the broker, opened again when one is lost.
 
 Taking and giving events have one each: a broker that is short of memory stops those who publish, and settlements must go on. The log and
-the commands have a third, so that events do not keep them waiting. What is declared has a fourth: RabbitMQ ends the session of a request
-that it does not permit.
+the commands have a third, so that events do not keep them waiting. What is made and deleted has a fourth: RabbitMQ ends the session of a
+request that it does not permit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from ....amqp import AmqpError, Condition, Connection
-from ....common.brokers import Broker, Management, domain_broker
+from ....common.brokers import Broker, domain_broker
 from ....common.components.client import dial
 from ....common.components.url import Url
 from ....common.errors import ClacksError
@@ -39,11 +39,11 @@ class Lines(NamedTuple):
     taking: Connection
     giving: Connection
     asking: Connection
-    management: Management
+    making: Connection
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        return self.taking, self.giving, self.asking, self.management.connection
+        return self[1:]
 
 
 class Uplink:
@@ -124,7 +124,7 @@ class Uplink:
                 broker = domain_broker(opened[0].remote_properties, url)
                 for _ in range(3):
                     opened.append(await _dial(url))
-                return Lines(broker, opened[0], opened[1], opened[2], await Management.attach(opened[3]))
+                return Lines(broker, *opened)
             except (ClacksError, AmqpError) as error:
                 failures.append(error if isinstance(error, ClacksError) else ClacksError("connection-lost", url=url, reason=str(error)))
                 for one in opened:
