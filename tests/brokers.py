@@ -1,7 +1,7 @@
-"""Real brokers for the tests: fetched once into a cache, run on loopback, nothing left behind. Knows nothing of what is tested on them.
+"""A real RabbitMQ for the tests: fetched once into a cache, run on loopback, nothing left behind. Knows nothing of what is tested on it.
 
-RabbitMQ comes from a suite of Debian that has version 4. Its packages are unpacked, not installed: they bring their own C library and
-loader, so they run beside an older system, without root, container or chroot. Mirror and keys are those of the machine's own apt.
+It comes from a suite of Debian that has version 4. Its packages are unpacked, not installed: they bring their own C library and loader, so
+they run beside an older system, without root, container or chroot.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -30,12 +27,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-# Where unpacked brokers are kept between runs (the environment variable names the folder): 150 MB for RabbitMQ.
-CACHE_VARIABLE: Final = "CLACKS_TESTS_CACHE"
+from debian import Suite, Unavailable, cached
+
 # Debian 13, with RabbitMQ 4.0.5: the oldest version that clacks accepts, and a suite that changes no more. forky has 4.3.
 SUITE: Final = os.environ.get("CLACKS_TESTS_RABBITMQ_SUITE", "trixie")
 # What the broker needs of its dependencies: Erlang and the libraries it is linked with. The rest would prepare an installation.
-WANTED: Final = re.compile(r"rabbitmq-server|erlang-.*|lib(c6|stdc\+\+6|gcc-s1|ssl3.*|systemd0|tinfo6|cap2|zstd1)|zlib1g")
+WANTED: Final = r"rabbitmq-server|erlang-.*|lib(c6|stdc\+\+6|gcc-s1|ssl3.*|systemd0|tinfo6|cap2|zstd1)|zlib1g"
 PROGRAMS: Final = ("beam.smp", "epmd", "erl_call", "erl_child_setup", "erlexec", "escript", "heart", "inet_gethost")
 
 START_SECONDS: Final = 120.0  # 5 s on an idle machine
@@ -46,79 +43,18 @@ ALL: Final = (".*", ".*", ".*")
 _PORTS: Final = range(20_000, 32_000)
 
 
-class Unavailable(Exception):
-    """The broker cannot be had on this machine; the sentence says why."""
-
-
 # --- getting it ------------------------------------------------------------------------------------------------------------------
 
 
 def rabbitmq_root(suite: str = SUITE) -> Path:
     """The folder with an unpacked RabbitMQ of that suite, fetched if it is not there. Raises Unavailable."""
-    cache = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/clacks-tests").expanduser()
-    root = cache / f"rabbitmq-{suite}"
-    if root.is_dir():
-        return root
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"rabbitmq-{suite}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch:
-                _fetch(suite, Path(scratch)).rename(root)
-    return root
 
+    def fetch(scratch: Path) -> Path:
+        debian = Suite(suite, "RabbitMQ", scratch)
+        debian.unpack(debian.needed("rabbitmq-server", WANTED))
+        return debian.root
 
-def _fetch(suite: str, scratch: Path) -> Path:
-    """Download with the machine's own apt, which changes nothing of the machine, and unpack."""
-    for program in ("apt-get", "dpkg"):
-        if shutil.which(program) is None:
-            raise Unavailable(f"there is no {program}: RabbitMQ {suite} is fetched from Debian")
-    for folder in ("state/lists/partial", "cache/archives/partial", "sources", "debs", "root"):
-        (scratch / folder).mkdir(parents=True)
-    (scratch / "sources" / "suite.sources").write_text(_source(suite))
-    options = {
-        "Dir::Etc::SourceList": "/dev/null",
-        "Dir::Etc::SourceParts": scratch / "sources",
-        "Dir::State": scratch / "state",
-        "Dir::State::status": "/dev/null",
-        "Dir::Cache": scratch / "cache",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "3",
-        "APT::Sandbox::User": "root",
-    }
-    apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
-    _run([*apt, "update", "--error-on=any"], scratch)
-    plan = _run([*apt, "install", "--simulate", "--no-install-recommends", "rabbitmq-server"], scratch)
-    names = [name for name in re.findall(r"^Inst (\S+) ", plan, re.MULTILINE) if WANTED.fullmatch(name)]
-    _run([*apt, "download", *names], scratch / "debs")
-    for package in sorted((scratch / "debs").glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(scratch / "root")], scratch)
-    return scratch / "root"
-
-
-def _source(suite: str) -> str:
-    """The machine's own Debian source with another suite. Raises Unavailable."""
-    release = dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE))
-    own = release.get("VERSION_CODENAME", "")
-    for path in glob.glob("/etc/apt/sources.list.d/*.sources"):
-        for stanza in re.split(r"\n\s*\n", Path(path).read_text()):
-            fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if own in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
-                kept = [f"{key}: {fields[key]}" for key in ("URIs", "Signed-By") if fields.get(key)]
-                return "\n".join(["Types: deb", f"Suites: {suite}", "Components: main", *kept, ""])
-    for path in ("/etc/apt/sources.list", *glob.glob("/etc/apt/sources.list.d/*.list")):
-        text = Path(path).read_text() if os.path.exists(path) else ""
-        if found := re.search(rf"^deb\s+(?:\[.*?signed-by=([^\s\]]+).*?\]\s+|\[.*?\]\s+)?(\S+)\s+{own}\s.*\bmain\b", text, re.MULTILINE):
-            signed = f"Signed-By: {found[1]}\n" if found[1] else ""
-            return f"Types: deb\nURIs: {found[2]}\nSuites: {suite}\nComponents: main\n{signed}"
-    raise Unavailable(f"this machine's apt has no Debian source for {own or 'its release'}: RabbitMQ is fetched from Debian {suite}")
-
-
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise Unavailable(f"`{' '.join(command[:1] + command[-2:])}` failed: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    return cached(f"rabbitmq-{suite}", fetch)
 
 
 # --- running it ------------------------------------------------------------------------------------------------------------------
@@ -154,7 +90,7 @@ class RabbitMQ:
         self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._cookie = secrets.token_hex(16)
-        ports = _free_ports()
+        ports = free_ports()
         self.port, self._distribution, self._epmd = next(ports), next(ports), next(ports)
         (home,) = self._root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
         self._home = home
@@ -356,7 +292,8 @@ def _binary(text: str) -> str:
     return f"<<{','.join(map(str, text.encode()))}>>"
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
+    """Ports of loopback that nobody listens on, in no order."""
     candidates = random.sample(_PORTS, len(_PORTS))
     for port in candidates:
         with socket.socket() as probe:

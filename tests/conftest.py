@@ -12,21 +12,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from brokers import RabbitMQ, Unavailable
+from activemq import ActiveMQ
+from brokers import RabbitMQ
 from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import User, UserBook, make_user
+from debian import Unavailable
 
 if TYPE_CHECKING:
     from buses import Bus
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEADLINE = 20.0  # seconds any condition may take on a busy machine before the test says which one it was
+
+Kind = TypeVar("Kind", RabbitMQ, ActiveMQ)
 
 # Made once: a verifier costs milliseconds.
 USERS: dict[str, User] = {
@@ -47,6 +51,14 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE
         if time.monotonic() > end:
             pytest.fail(f"after {deadline:g} s still not: {what}")
         time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    """A process that nobody has waited for yet is a zombie, and runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @dataclass
@@ -198,15 +210,26 @@ def shared_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAg
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """One RabbitMQ for all who ask for it; a test's names are its own. Where it cannot be had they are skipped; with CI=true they fail."""
+    with available("RabbitMQ", RabbitMQ) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def activemq_broker() -> Iterator[ActiveMQ]:
+    """As `rabbitmq`: one ActiveMQ, where everybody may do everything."""
+    with available("ActiveMQ", ActiveMQ) as broker:
+        yield broker
+
+
+def available(name: str, make: Callable[[], Kind]) -> Kind:
+    """A broker, made but not started. Where it cannot be had the test is skipped; with CI=true it fails."""
     try:
-        broker = RabbitMQ()
+        return make()
     except Unavailable as error:
-        sentence = f"RabbitMQ cannot be tested: {error}"
+        sentence = f"{name} cannot be tested: {error}"
         if os.environ.get("CI") == "true":
             pytest.fail(sentence)
         pytest.skip(sentence)
-    with broker:
-        yield broker
 
 
 @pytest.fixture(scope="module", params=["embedded", "rabbitmq"])

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from brokers import ADMIN, RabbitMQ, Unavailable, rabbitmq_root
+from brokers import ADMIN, RabbitMQ, rabbitmq_root
 from clacks.amqp import (
     ACCEPTED,
     Condition,
@@ -41,7 +41,8 @@ from clacks.amqp import (
 from clacks.common.brokers import DIALECTS, NEEDED, Broker, Dialect, Feature, Management, domain_broker, recognise
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from conftest import wait_for
+from conftest import runs, wait_for
+from debian import Unavailable
 from support import End, run, until
 
 RABBITMQ, ACTIVEMQ, ARTEMIS, QPIDD = DIALECTS
@@ -535,15 +536,7 @@ def test_it_dies_with_the_process_that_started_it(rabbitmq: RabbitMQ, tmp_path: 
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         process.kill()
-    wait_for(lambda: not _running(pid), "the broker is gone")
-
-
-def _running(pid: int) -> bool:
-    """A process that nobody has waited for yet is a zombie, and runs no more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_for(lambda: not runs(pid), "the broker is gone")
 
 
 def test_a_start_that_fails_shows_the_log(rabbitmq: RabbitMQ) -> None:
