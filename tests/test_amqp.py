@@ -327,6 +327,33 @@ async def test_the_settled_modes() -> None:
 
 
 @run
+async def test_draining_takes_what_there_is_and_says_when_that_was_all() -> None:
+    class Stock(End):
+        left = 5
+
+        def credit(self, link: Sender) -> None:
+            while self.left and link.sendable:
+                self.left -= 1
+                link.send(b"%d" % self.left)
+            link.drained()
+
+    async with serving(Server(make_end=Stock)) as listener:
+        connection = await dialled(listener)
+        receiver = await connection.attach_receiver(Terminus("x"))
+        receiver.handler = end = End()
+        await receiver.drain(3)
+        assert [encoded for _, encoded, _ in end.received] == [b"4", b"3", b"2"]
+        await receiver.drain(10)
+        assert len(end.received) == 5
+        await receiver.drain(10)
+        assert len(end.received) == 5
+        draining = asyncio.ensure_future(receiver.drain(10))
+        connection.abort()
+        with pytest.raises(AmqpError):
+            await draining
+
+
+@run
 async def test_no_more_than_the_credit_and_topped_up_at_half() -> None:
     server = Server(window=4, make_end=lambda: End(None))
     async with serving(server) as listener:

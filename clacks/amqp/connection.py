@@ -423,7 +423,7 @@ class Connection(asyncio.Protocol):
                     link.on_delivery(delivery)
             elif kind == _FLOW:
                 link = links.get(_event_link(event))
-                if type(link) is Sender and link.alive:
+                if link is not None and link.alive:
                     link.on_flow()
             else:
                 react = _REACTIONS.get(kind)

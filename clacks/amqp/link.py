@@ -289,6 +289,7 @@ class Receiver(Link):
         self._credit = 0
         self._max_size = connection.options.max_message_size
         self._settles_first = True
+        self._drained: asyncio.Future[None] | None = None
 
     @property
     def window(self) -> int:
@@ -300,6 +301,27 @@ class Receiver(Link):
         self._half = window // 2
         if self.alive:
             self._top_up()
+
+    async def drain(self, credit: int) -> None:
+        """Take what there is at the peer now, `credit` deliveries at most: returns when it has sent them or has no more (2.6.7). The window
+        must be 0 and stays so. Raises AmqpError if the link ends before."""
+        assert self._drained is None
+        self._drained = asyncio.get_running_loop().create_future()
+        try:
+            lib.pn_link_drain(self._living(), credit)
+            self._credit += credit
+            self.connection.touch()
+            await self._drained
+        finally:
+            self._drained = None
+
+    def on_flow(self) -> None:
+        """The peer has given credit back."""
+        if self._drained is not None and not _credit(self._pointer):
+            lib.pn_link_set_drain(self._pointer, False)
+            self._credit = 0
+            if not self._drained.done():
+                self._drained.set_result(None)
 
     @property
     def unsettled(self) -> int:
@@ -391,6 +413,8 @@ class Receiver(Link):
             self._replenish()
         if self.handler is not None:
             self.handler.message(self, number, encoded, settled)
+        if self._drained is not None:
+            self.on_flow()  # the last credit may be used, and nothing is left to give back
 
     def _collect(self, delivery: Any, first: bytes, size: int) -> bytearray | None:
         """Gather a delivery of several frames: what there is of it, None if it was refused for its size."""
@@ -468,6 +492,8 @@ class Receiver(Link):
 
     def _end(self, condition: Condition | None = None) -> None:
         super()._end(condition)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(AmqpError(condition or Condition("amqp:link:detach-forced", "the link ended")))
         self._unsettled.clear()
         self._answered.clear()
         self._finished()
