@@ -22,8 +22,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from clacks.agent.broker.external.ingress import priority
-from clacks.agent.broker.external.names import SLOTS, ingress_queue
+from clacks.agent.broker.external.names import ingress_queue
+from clacks.common.brokers import DIALECTS
 from domain import BEHIND, KINDS, NODES, Result, parser, run
+
+SLOTS: Final = DIALECTS[0].slots
 
 
 @dataclass(frozen=True)

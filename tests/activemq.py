@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -19,12 +20,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
+
+from lxml import etree
 
 from brokers import free_ports
 from debian import Suite, Unavailable, cached, own_suite, run
@@ -156,7 +159,7 @@ CONFIGURATION: Final = """\
     <persistenceAdapter><kahaDB directory={data}/></persistenceAdapter>
     <plugins>
       {plugins}
-      <jaasAuthenticationPlugin configuration="clacks"/>
+      <jaasAuthenticationPlugin configuration="activemq"/>
       <authorizationPlugin><map><authorizationMap>
         <authorizationEntries>{rights}</authorizationEntries>
         <tempDestinationAuthorizationEntry>
@@ -172,7 +175,7 @@ CONFIGURATION: Final = """\
 
 # Users can be added while the broker runs: that of the simple authentication plug-in are those of the start.
 LOGIN: Final = """\
-clacks {
+activemq {
     org.apache.activemq.jaas.PropertiesLoginModule required
         org.apache.activemq.jaas.properties.user="users.properties"
         org.apache.activemq.jaas.properties.group="groups.properties"
@@ -229,6 +232,9 @@ class ActiveMQ:
             usage=usage,
             connector=quoteattr(f"amqp://127.0.0.1:{self.port}?{options}"),
         )
+        self._configure(text)
+
+    def _configure(self, text: str) -> None:
         (self._folder / "activemq.xml").write_text(text)
         (self._folder / "login.config").write_text(LOGIN)
         self._write_accounts()
@@ -310,6 +316,7 @@ class ActiveMQ:
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",  # a test's broker lives for seconds: what it would gain by the better compiler costs more
             f"-Djava.io.tmpdir={folder}",
+            f"-Dactivemq.data={folder / 'data'}",
             f"-Djava.security.auth.login.config={folder / 'login.config'}",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-cp", f"{root / 'classes'}:{root / 'jars'}/*",
@@ -343,6 +350,48 @@ class ActiveMQ:
         draft.write_text("".join(f"{_escaped(key)}={_escaped(value)}\n" for key, value in values.items()))
         os.utime(draft, (time.time() + 3600,) * 2)
         draft.rename(path)
+
+
+class DomainActiveMQ(ActiveMQ):
+    """One with the configuration that clacks comes with, for some domains: a domain's name stands in it, so they are known at the start."""
+
+    def __init__(self, domains: Sequence[str], accounts: tuple[Account, ...] = (ADMIN, AGENT)) -> None:
+        super().__init__(accounts)
+        self.domains = list(domains)
+        self.agents_port = next(port for port in free_ports() if port != self.port)
+        self._configure(domain_configuration(self.domains, self.port, self.agents_port))
+
+    @property
+    def agents_url(self) -> str:
+        """That of the connector for agents."""
+        return self.url(AGENT.name).replace(f":{self.port}", f":{self.agents_port}")
+
+
+def domain_configuration(domains: Sequence[str], port: int, agents_port: int) -> str:
+    """docker/activemq.xml for these domains on ports of the tests: what names org.clacks stands there once for each of them."""
+    tree = etree.parse(Path(__file__).resolve().parents[1] / "docker" / "activemq.xml", etree.XMLParser(remove_comments=True))
+    for one in tree.iter("{*}compositeQueue", "{*}policyEntry", "{*}authorizationEntry"):
+        parent, place = one.getparent(), one.getparent().index(one)
+        parent.remove(one)
+        text = etree.tostring(one, encoding="unicode", with_tail=False)
+        for domain in domains:
+            parent.insert(place, etree.fromstring(text.replace("org.clacks", domain)))
+            place += 1
+    broker = tree.find("{*}broker")
+    plugins = broker.find("{*}plugins")
+    plugins.insert(0, etree.SubElement(plugins, f"{{{etree.QName(broker).namespace}}}statisticsBrokerPlugin"))
+    entries = next(tree.iter("{*}authorizationEntries"))
+    etree.SubElement(entries, f"{{{etree.QName(broker).namespace}}}authorizationEntry", {
+        "queue": "ActiveMQ.Statistics.>", "read": "agents", "write": "agents", "admin": "agents",
+    })  # fmt: skip
+    broker.set("useJmx", "false")
+    broker.set("useShutdownHook", "false")
+    for connector, number in zip(tree.iter("{*}transportConnector"), (port, agents_port), strict=True):
+        connector.set("uri", re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{number}", connector.get("uri")))
+    for limit in tree.iter("{*}storeUsage", "{*}tempUsage"):
+        if limit.get("limit"):
+            limit.set("limit", "1 gb")
+    return etree.tostring(tree, encoding="unicode")
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,5 @@
-"""A running bus, wherever it lives: one agent with a listener of its own ("embedded"), or two agents on a RabbitMQ ("rabbitmq").
+"""A running bus, wherever it lives: one agent with a listener of its own ("embedded"), or two agents on a RabbitMQ ("rabbitmq") or on an
+ActiveMQ ("activemq").
 
 Tests that ask for the fixture `bus` run on both, and see of it what a user sees: a URL. What an administrator does to it is done here, to
 each kind in its way. Knows no test.
@@ -12,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 from typing import Any, Final
 
+from activemq import DomainActiveMQ
 from brokers import AGENT, RabbitMQ
 from clacks.agent.access import ADMINISTRATORS, Call, Rule
 from clacks.agent.agent import Agent
@@ -20,10 +22,10 @@ from clacks.amqp import Described, Symbol, Terminus
 from clacks.common.components.client import BusClient, dial
 from clacks.common.components.url import parse_url
 from conftest import RunningAgent, wait_for
-from domains import Guest, messages_in, new_domain, permit, queues_of
+from domains import ACTIVEMQ, Guest, messages_at, messages_in, new_domain, permit, queues_of
 from support import End
 
-KINDS: Final = ("embedded", "rabbitmq")
+KINDS: Final = ("embedded", "rabbitmq", "activemq")
 
 # Made once: a verifier costs milliseconds. Everybody's password is "secret".
 _USERS: Final = {name: make_user(name, "secret", groups) for name, groups in (("admin", [ADMINISTRATORS]), ("anna", ()), ("bert", ()))}
@@ -157,21 +159,45 @@ class Embedded(Bus):
         connection.abort()
 
 
-class OnRabbitMQ(Bus):
-    kind = "rabbitmq"
+class OnBroker(Bus):
+    """A domain of two agents."""
 
-    def __init__(self, rabbit: RabbitMQ, folder: Path, prepare: Prepare | None = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, agents_url: str, port: int, prepare: Prepare | None, settings: dict[str, Any]) -> None:
         super().__init__(folder, prepare, **settings)
-        self.rabbit, self.domain = rabbit, new_domain()
-        permit(rabbit, *(name for name in _USERS if name != "admin"))
+        self._agents_url, self._port = agents_url, port
 
     @property
     def port(self) -> int:
-        return self.rabbit.port
+        return self._port
 
     def start(self) -> None:
         for node in ("one", "two"):
-            self._run(node, **{"broker.url": [self.rabbit.url(AGENT.name)], "broker.ingress": 2, "listen": []})
+            self._run(node, **{"broker.url": [self._agents_url], "broker.ingress": 2, "listen": []})
+
+    async def clear(self) -> None:
+        async with BusClient(self.url()) as client:
+            for one in self.agents[0].subscriptions:
+                await client.call("unsubscribe", one.id, True)
+
+    def _guest(self, user: str) -> Guest:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def plain(self, user: str, *filters: str) -> AsyncIterator[End]:
+        guest = await self._guest(user).open()
+        subscription = await guest.subscribe(*filters)
+        yield (await guest.consume(subscription))[1]
+        await guest.call("unsubscribe", {"id": subscription["id"]})
+        guest.close()
+
+
+class OnRabbitMQ(OnBroker):
+    kind = "rabbitmq"
+
+    def __init__(self, rabbit: RabbitMQ, folder: Path, prepare: Prepare | None = None, **settings: Any) -> None:
+        super().__init__(folder, rabbit.url(AGENT.name), rabbit.port, prepare, settings)
+        self.rabbit, self.domain = rabbit, new_domain()
+        permit(rabbit, *(name for name in _USERS if name != "admin"))
 
     def restart(self, what: str = "agents") -> None:
         if what == "agents":
@@ -192,24 +218,47 @@ class OnRabbitMQ(Bus):
     async def waiting(self, name: str) -> int | None:
         return await messages_in(self.rabbit, next(one.queue for one in self.agents[0].subscriptions if one.terms.name == name))
 
-    async def clear(self) -> None:
-        async with BusClient(self.url()) as client:
-            for one in self.agents[0].subscriptions:
-                await client.call("unsubscribe", one.id, True)
+    def _guest(self, user: str) -> Guest:
+        return Guest(self.rabbit.url(user), self.domain, user)
 
-    @asynccontextmanager
-    async def plain(self, user: str, *filters: str) -> AsyncIterator[End]:
-        guest = await Guest(self.rabbit.url(user), self.domain, user).open()
-        subscription = await guest.subscribe(*filters)
-        yield (await guest.consume(subscription))[1]
-        await guest.call("unsubscribe", {"id": subscription["id"]})
-        guest.close()
+
+class OnActiveMQ(OnBroker):
+    kind = "activemq"
+
+    def __init__(self, activemq: DomainActiveMQ, folder: Path, prepare: Prepare | None = None, **settings: Any) -> None:
+        super().__init__(folder, activemq.agents_url, activemq.port, prepare, settings)
+        self.activemq, self.domain = activemq, activemq.domains.pop()
+        for name in _USERS:
+            activemq.add_user(name, "secret")
+
+    def restart(self, what: str = "agents") -> None:
+        if what == "agents":
+            super().restart()
+        else:
+            self.activemq.restart()
+
+    def add_user(self, name: str) -> None:
+        self.activemq.add_user(name, "secret")
+
+    def remove_user(self, name: str) -> None:
+        self.activemq.remove_user(name)
+
+    async def waiting(self, name: str) -> int | None:
+        return await messages_at(
+            self.activemq, self.domain, next(one.queue for one in self.agents[0].subscriptions if one.terms.name == name)
+        )
+
+    def _guest(self, user: str) -> Guest:
+        return Guest(self.activemq.url(user), self.domain, user, ACTIVEMQ)
 
 
 @contextmanager
-def running(kind: str, rabbit: Callable[[], RabbitMQ], folder: Path, prepare: Prepare | None = None, **settings: Any) -> Iterator[Bus]:
-    """A bus of this kind; `rabbit` is asked only where one is needed."""
-    bus = Embedded(folder, prepare, **settings) if kind == "embedded" else OnRabbitMQ(rabbit(), folder, prepare, **settings)
+def running(kind: str, broker: Callable[[str], Any], folder: Path, prepare: Prepare | None = None, **settings: Any) -> Iterator[Bus]:
+    """A bus of this kind; `broker` is asked for one of the kind only where one is needed."""
+    if kind == "embedded":
+        bus: Bus = Embedded(folder, prepare, **settings)
+    else:
+        bus = {"rabbitmq": OnRabbitMQ, "activemq": OnActiveMQ}[kind](broker(kind), folder, prepare, **settings)
     try:
         bus.start()
         yield bus

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from activemq import ActiveMQ
+from activemq import ActiveMQ, DomainActiveMQ
 from brokers import RabbitMQ
 from clacks.agent.access import Call, Rule
 from clacks.agent.agent import Agent
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEADLINE = 20.0  # seconds any condition may take on a busy machine before the test says which one it was
 
-Kind = TypeVar("Kind", RabbitMQ, ActiveMQ)
+Kind = TypeVar("Kind", bound=RabbitMQ | ActiveMQ)
 
 # Made once: a verifier costs milliseconds.
 USERS: dict[str, User] = {
@@ -221,6 +221,15 @@ def activemq_broker() -> Iterator[ActiveMQ]:
         yield broker
 
 
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[DomainActiveMQ]:
+    """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`."""
+    from domains import new_domain
+
+    with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(30)])) as broker:
+        yield broker
+
+
 def available(name: str, make: Callable[[], Kind]) -> Kind:
     """A broker, made but not started. Where it cannot be had the test is skipped; with CI=true it fails."""
     try:
@@ -232,7 +241,7 @@ def available(name: str, make: Callable[[], Kind]) -> Kind:
         pytest.skip(sentence)
 
 
-@pytest.fixture(scope="module", params=["embedded", "rabbitmq"])
+@pytest.fixture(scope="module", params=["embedded", "rabbitmq", "activemq"])
 def bus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A bus of the module's own, of either kind. Its tests leave it as they found it; a module may have `prepare_agent` and SETTINGS."""
     from buses import running  # which runs agents as they are made here
@@ -240,5 +249,5 @@ def bus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     module = request.module
     prepare, settings = getattr(module, "prepare_agent", None), getattr(module, "SETTINGS", {})
     folder = tmp_path_factory.mktemp(request.param)
-    with running(request.param, lambda: request.getfixturevalue("rabbitmq"), folder, prepare, **settings) as bus:
+    with running(request.param, request.getfixturevalue, folder, prepare, **settings) as bus:
         yield bus

@@ -18,19 +18,20 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from activemq import DomainActiveMQ
 from brokers import AGENT, RabbitMQ
 from clacks.agent.access import ADMINISTRATORS, Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
-from clacks.amqp import Connection, Draft, Message, Properties, Receiver, Sender, Terminus
+from clacks.amqp import AmqpError, Connection, Draft, Message, Properties, Receiver, Sender
 from clacks.common.brokers import DIALECTS, Broker, Management, owners_part, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from support import End, until
 
-RABBITMQ = Broker(DIALECTS[0], (4, 0))  # its addresses
+RABBITMQ, ACTIVEMQ = Broker(DIALECTS[0], (4, 0)), Broker(DIALECTS[1], (5, 17))  # their addresses
 _NUMBERS = itertools.count(1)
 _KNOWN = make_user("admin", "secret", [ADMINISTRATORS])
 
@@ -128,9 +129,9 @@ async def _never() -> Any:
 class Guest:
     """One user's connection to the broker, with a reply queue."""
 
-    def __init__(self, url: str, domain: str, user: str) -> None:
-        self.url, self.domain, self.user = url, domain, user
-        self.reply = replies_of(domain, user) + secrets.token_hex(12)
+    def __init__(self, url: str, domain: str, user: str, broker: Broker = RABBITMQ) -> None:
+        self.url, self.domain, self.user, self.broker = url, domain, user, broker
+        self.reply = broker.spelled(replies_of(domain, user)) + secrets.token_hex(12)
         self.replies = End()
         self.answers: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._senders: dict[str, tuple[Sender, End]] = {}
@@ -139,9 +140,10 @@ class Guest:
     async def open(self) -> Self:
         self.connection: Connection = await dial(parse_url(self.url))
         self.declaring = await dial(parse_url(self.url))  # what is exclusive belongs to its connection
-        management = await Management.attach(self.declaring)
-        await management.declare_queue(self.reply, durable=False, exclusive=True, auto_delete=True)
-        receiver = await self.declaring.attach_receiver(RABBITMQ.queue(self.reply), handler=_Replies(self))
+        if self.broker.declares:
+            management = await Management.attach(self.declaring)
+            await management.declare_queue(self.reply, durable=False, exclusive=True, auto_delete=True)
+        receiver = await self.declaring.attach_receiver(self.broker.queue(self.reply), handler=_Replies(self))
         receiver.window = 1000
         return self
 
@@ -152,7 +154,7 @@ class Guest:
     async def sender(self, key: str) -> tuple[Sender, End]:
         if key not in self._senders or not self._senders[key][0].alive:
             end = End()
-            self._senders[key] = await self.connection.attach_sender(Terminus(f"/exchanges/{self.domain}/{key}"), handler=end), end
+            self._senders[key] = await self.connection.attach_sender(self.broker.entry(self.domain, key), handler=end), end
         return self._senders[key]
 
     # --- commands ---
@@ -182,7 +184,8 @@ class Guest:
 
     async def consume(self, subscription: Mapping[str, Any], end: End | None = None, window: int = 500) -> tuple[Receiver, End]:
         end = end or End()
-        receiver = await self.connection.attach_receiver(RABBITMQ.queue(subscription["queue"]), handler=end, alone=True)
+        source = self.broker.queue(subscription["queue"], exclusive=subscription["exclusive"])
+        receiver = await self.connection.attach_receiver(source, handler=end, alone=True)
         receiver.window = window
         return receiver, end
 
@@ -191,7 +194,7 @@ class Guest:
         sender, end = await self.sender(key)
         before = len(end.outcomes)
         for body in bodies:
-            sender.send(Draft(body, Properties(**{"user_id": self.user.encode(), **properties})).encode())
+            sender.send(Draft(body, Properties(**{"user_id": self.user.encode(), **properties}), durable=True).encode())
         await until(lambda: len(end.outcomes) - before >= len(bodies), "the broker has taken the events")
         return end
 
@@ -241,6 +244,24 @@ async def messages_in(rabbit: RabbitMQ, queue: str) -> int | None:
         connection.abort()
 
 
+async def messages_at(activemq: DomainActiveMQ, domain: str, queue: str) -> int | None:
+    """How many messages are in a queue of ActiveMQ, as its statistics say; None if there is no such queue."""
+    connection, answers = await dial(parse_url(activemq.agents_url)), End()
+    try:
+        reply = f"{domain}.agent.statistics.{secrets.token_hex(8)}"
+        link = await connection.attach_receiver(ACTIVEMQ.queue(reply), handler=answers)
+        link.window = 10
+        sender = await connection.attach_sender(ACTIVEMQ.queue("ActiveMQ.Statistics.Destination." + queue), handler=End())
+        await until(lambda: sender.sendable, "credit")
+        sender.send(Draft("?", Properties(reply_to=f"queue://{reply}")).encode())
+        await until(lambda: answers.received, "the statistics")
+        return int(answers.messages[0].body["size"])
+    except (AmqpError, AssertionError):
+        return None
+    finally:
+        connection.abort()
+
+
 def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
     """The names of the broker's queues that begin so, as it lists them itself."""
     with tempfile.NamedTemporaryFile() as file:  # erl_call shortens what is long
@@ -251,6 +272,6 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 
 __all__ = [
-    "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain", "number_of", "permit", "phone",
+    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_at", "messages_in", "new_domain", "number_of", "permit", "phone",
     "queue_there", "queues_of",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from click.testing import CliRunner, Result
 from lxml import etree
 
 import clacks
+from activemq import DomainActiveMQ
 from brokers import RabbitMQ
 from buses import ORDINARY, Bus, running, together
 from clacks.agent.access import Call, Rule
@@ -39,7 +40,7 @@ from clacks.common.errors import ClacksError
 from clacks.common.event import EventMaker
 from clacks.testing import sample
 from conftest import DEADLINE, wait_for
-from domains import phone
+from domains import new_domain, phone
 from support import until
 
 BUSY = "//*:PhoneStatus[*:Status = 'busy']"
@@ -85,22 +86,22 @@ SETTINGS = {"durable.per_user": 6, "queue.deliveries": 3, "sandbox.seconds": 0.2
 # What differs by design (docs/domain.md), and why.
 DIFFERS: dict[str, dict[str, Any]] = {
     # An agent knows its addresses; an exchange only that nothing is bound to a key, which may change any moment.
-    "nobody serves the target": {"embedded": "address-unknown", "rabbitmq": "command-unserved"},
+    "nobody serves the target": {"embedded": "address-unknown", "rabbitmq": "command-unserved", "activemq": "command-unserved"},
     # RabbitMQ has them only where a policy of its administrator's says so, and then they are read there.
-    "dead letters": {"embedded": True, "rabbitmq": False},
+    "dead letters": {"embedded": True, "rabbitmq": False, "activemq": False},
     # An agent of a domain keeps nothing in front of a queue that its filter may never decide about.
-    "what was not decided comes, marked": {"embedded": False, "rabbitmq": True},
+    "what was not decided comes, marked": {"embedded": False, "rabbitmq": True, "activemq": True},
     # An agent detaches the link; nothing leads from an agent of a domain to a consumer but the queue.
-    "who may see nothing is told": {"embedded": True, "rabbitmq": False},
+    "who may see nothing is told": {"embedded": True, "rabbitmq": False, "activemq": False},
     # An agent says so while it ends the connection; RabbitMQ ends it without a word, and does not let the user in again.
-    "a user is not known any more": {"embedded": "user-removed", "rabbitmq": "not-authenticated"},
+    "a user is not known any more": {"embedded": "user-removed", "rabbitmq": "not-authenticated", "activemq": "not-authenticated"},
     # `clacks subscriptions` asks an agent; events wait at RabbitMQ.
-    "what waits is known": {"embedded": True, "rabbitmq": False},
+    "what waits is known": {"embedded": True, "rabbitmq": False, "activemq": False},
     # RabbitMQ counts nothing that it drops from the head of a queue.
-    "what was dropped is told": {"embedded": True, "rabbitmq": False},
+    "what was dropped is told": {"embedded": True, "rabbitmq": False, "activemq": False},
     # Consumers are the broker's, and no agent hears of them: a live subscription that is shared ends with its lease.
-    "whether it is in use is known": {"embedded": True, "rabbitmq": False},
-    "a shared one ends with its last consumer": {"embedded": True, "rabbitmq": False},
+    "whether it is in use is known": {"embedded": True, "rabbitmq": False, "activemq": False},
+    "a shared one ends with its last consumer": {"embedded": True, "rabbitmq": False, "activemq": False},
 }
 
 
@@ -1112,13 +1113,18 @@ async def test_several_urls_are_tried_in_their_order(bus: Bus) -> None:
 AWAY = ("unreachable", "connection-lost", "command-timeout", "bus-overloaded", "bus-stopping")
 
 
-@pytest.mark.parametrize(("kind", "what"), [("embedded", "agents"), ("rabbitmq", "agents"), ("rabbitmq", "broker")])
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("embedded", "agents"), ("rabbitmq", "agents"), ("rabbitmq", "broker"), ("activemq", "agents"), ("activemq", "broker")],
+)
 def test_everything_goes_on_after_a_restart(kind: str, what: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with ExitStack() as stack:
 
-        def broker() -> RabbitMQ:
-            shared: RabbitMQ = request.getfixturevalue("rabbitmq")
-            return stack.enter_context(RabbitMQ()) if what == "broker" else shared
+        def broker(kind: str) -> Any:
+            shared = request.getfixturevalue(kind)
+            if what == "agents":
+                return shared
+            return stack.enter_context(RabbitMQ() if kind == "rabbitmq" else DomainActiveMQ([new_domain()]))
 
         bus = stack.enter_context(running(kind, broker, tmp_path))
         stack.callback(lambda: asyncio.run(bus.clear()))

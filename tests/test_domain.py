@@ -21,6 +21,7 @@ from clacks.agent.broker.external.control import Control
 from clacks.agent.broker.external.ingress import MOST, Ingress
 from clacks.agent.broker.external.names import sender_of
 from clacks.agent.broker.external.stream import StreamLog, declare
+from clacks.agent.broker.external.topology import Place
 from clacks.agent.config import load
 from clacks.agent.domain import Timing
 from clacks.agent.users import UserBook
@@ -630,12 +631,12 @@ def test_a_broker_without_what_a_domain_needs_is_refused_at_once(tmp_path: Path)
     @run
     async def scene() -> None:
         other = Elsewhere()
-        listener = await serve("127.0.0.1", 0, other, other, Options(properties={"product": "ActiveMQ", "version": "5.17.6"}))
+        listener = await serve("127.0.0.1", 0, other, other, Options(properties={"product": "qpid-cpp", "version": "1.39.0"}))
         url = f"amqp://127.0.0.1:{listener.address[1]}"
         agent = Agent(load(None, {"broker.url": [url], "node_id": "one", "state_dir": str(tmp_path)}, {}), UserBook({}), ())
         for attempt in (agent.start(watch=False), BusClient(url).call("getNodes")):
             with pytest.raises(
-                ClacksError, match=r"ActiveMQ 5.17.6, and .* not have \(.*/management; .*again and.*\). Use RabbitMQ 4"
+                ClacksError, match=r"qpidd 1.39.0, and .* not have \(.*/management; .*again and.*\). Use RabbitMQ 4"
             ) as caught:
                 await attempt
             assert caught.value.code == "broker-unusable"
@@ -724,7 +725,7 @@ async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Dom
     await until(lambda: broker.elsewhere("plugin", "add") == ["three"], "the one knows of the other")
     from clacks.agent.broker.external.commands import CommandQueue
 
-    queue = CommandQueue(broker, "plugin")
+    queue = CommandQueue(broker, "plugin", Place(f"{domain.name}.command.plugin", shared=True))
     assert '"result": 3' in await queue._answer("anna", {"method": "add", "params": [1, 2], "id": 1})
     assert '"result": "three"' in await queue._answer("anna", {"method": "first", "params": ["three"], "id": 1})
     assert '"three": {"result": "three"' in await queue._answer("anna", {"method": "names", "params": [], "id": 1})

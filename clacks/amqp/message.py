@@ -215,11 +215,13 @@ def _named(names: tuple[str, ...], fields: list[Any] | None) -> dict[str, Any]:
     return {name: value for name, value in zip(names, fields, strict=False) if value is not None}
 
 
-def annotate(bare: bytes, annotations: Mapping[str, Any], ttl: int | None = None, delivery_count: int = 0) -> bytes:
+def annotate(
+    bare: bytes, annotations: Mapping[str, Any], ttl: int | None = None, delivery_count: int = 0, *, durable: bool = False
+) -> bytes:
     """The message that a broker sends: its own header and message annotations in front of `bare`. `ttl` in milliseconds."""
     front = b""
-    if ttl is not None or delivery_count:
-        header = [None, None, None if ttl is None else UInt(ttl), None, UInt(delivery_count)]
+    if ttl is not None or delivery_count or durable:
+        header = [durable or None, None, None if ttl is None else UInt(ttl), None, UInt(delivery_count)]
         front = b"\0\x53\x70" + encode(header)
     if annotations:
         front += b"\0\x53\x72" + encode({Symbol(key): value for key, value in annotations.items()})
@@ -228,13 +230,15 @@ def annotate(bare: bytes, annotations: Mapping[str, Any], ttl: int | None = None
 
 @dataclass(slots=True)
 class Draft:
-    """A message to be written. `body` bytes go into a data section, anything else into a value section."""
+    """A message to be written. `body` bytes go into a data section, anything else into a value section. `ttl` in milliseconds; what is
+    not `durable` a broker may lose when it stops (3.2.1)."""
 
     body: Any = b""
     properties: Properties = _NO_PROPERTIES
     application_properties: Mapping[str, Any] = field(default_factory=dict)
     annotations: Mapping[str, Any] = field(default_factory=dict)
     ttl: int | None = None
+    durable: bool = False
 
     def encode(self) -> bytes:
         """The encoded message. Raises CodecError if a value has no AMQP encoding."""
@@ -254,4 +258,4 @@ class Draft:
             parts.append(encode(Described(APPLICATION_PROPERTIES, dict(self.application_properties))))
         kind = DATA if isinstance(self.body, bytes) else VALUE
         parts.append(encode(Described(kind, self.body)))
-        return annotate(b"".join(parts), self.annotations, self.ttl)
+        return annotate(b"".join(parts), self.annotations, self.ttl, durable=self.durable)

@@ -232,7 +232,7 @@ class Mover:
 
         from ..agent.broker.external.outlets import Outlets
         from ..agent.sandbox import Budget, Sandbox
-        from ..common.brokers import Management, domain_broker
+        from ..common.brokers import domain_broker
         from ..common.components.client import dial
         from ..common.components.url import parse_urls
 
@@ -242,12 +242,11 @@ class Mover:
                 hint="Name the configuration of one of its agents with --config, or set CLACKS_BROKER_URL.",
             )  # fmt: skip
         url = parse_urls(list(self._settings.broker_url), self._settings.domain)[0]
-        connections = [await dial(url) for _ in range(3)]
+        connections = [await dial(url) for _ in range(2)]
         self._sandbox = Sandbox(self._settings.sandbox_workers, Budget(self._settings.sandbox_seconds, self._settings.sandbox_memory))
         try:
-            self._asking, sending, managing = connections
+            self._asking, sending = connections
             self._broker = domain_broker(sending.remote_properties, url)
-            self._management = await Management.attach(managing)
             self._outlets = Outlets(sending, self._broker)
             sending.lost.add_done_callback(lambda lost: self._outlets.lost())
             for one in moves:
@@ -282,23 +281,25 @@ class Mover:
         import json
         import uuid
 
-        from ..agent.broker.external.names import command_key
+        from ..agent.broker.external.names import BEHALF, asked_queue, command_key
         from ..amqp import AmqpError, Draft, Properties
-        from ..common.brokers import replies_of
+        from ..common.brokers import reply_queue
         from ..common.components.command import CORE
 
-        domain, token = self._settings.domain, uuid.uuid4().hex[:24]
-        queue = replies_of(domain, user) + token
-        await self._management.declare_queue(queue, durable=False, auto_delete=True)
+        domain, token = self._settings.domain, uuid.uuid4().hex
         answer = _Answer()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
+                queue = await reply_queue(self._asking, self._broker, domain, user)
                 receiver = await self._asking.attach_receiver(self._broker.queue(queue), handler=answer, alone=True)
                 receiver.window = 1
-                sender = await self._asking.attach_sender(self._broker.exchange(domain, command_key(CORE)), handler=answer, alone=True)
+                broker = self._broker
+                target = broker.entry(domain, command_key(CORE)) if broker.declares else broker.queue(asked_queue(domain, CORE))
+                sender = await self._asking.attach_sender(target, handler=answer, alone=True)
                 await answer.credited.wait()
                 request = json.dumps({"method": method, "params": params, "id": token})
-                sender.send(Draft(request, Properties(message_id=token, user_id=user.encode(), reply_to=queue)).encode())
+                asked = Properties(message_id=token, user_id=user.encode(), reply_to=queue)
+                sender.send(Draft(request, asked, annotations={BEHALF: user}).encode())
                 told = json.loads(await answer.received)
         except AmqpError as error:
             raise ClacksError(

@@ -110,11 +110,11 @@ async def run_command(commands: CommandRegistry, user: str, target: str, request
         return json.dumps({"result": None, "error": broken.to_json(), "id": request_id})
 
 
-def reply_to(message: Message, address: str, answer: str) -> bytes:
-    """The encoded answer to a request."""
+def reply_to(message: Message, address: str, answer: str, ttl: int | None = None) -> bytes:
+    """The encoded answer to a request; `ttl` in milliseconds."""
     asked = message.properties
     correlation = asked.correlation_id if asked.correlation_id is not None else asked.message_id
-    return Draft(answer, Properties(to=address, correlation_id=correlation, content_type="application/json")).encode()
+    return Draft(answer, Properties(to=address, correlation_id=correlation, content_type="application/json"), ttl=ttl).encode()
 
 
 def read_request(body: Any) -> dict[str, Any]:

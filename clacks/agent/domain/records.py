@@ -60,7 +60,7 @@ class Left:
 class Subscribed:
     """`limit` is how many subscriptions without a lease the user may have (0: any number), as the writer is configured: whatever the others
     are, all decide alike. `name` is "" unless the subscription is durable; `lease` in seconds, 0 for none. With `replace`, a durable
-    subscription of the same name may have had other filters."""
+    subscription of the same name may have had other filters. `max_age` is how many seconds an event stays, 0 for any time."""
 
     by: By
     id: str
@@ -74,6 +74,7 @@ class Subscribed:
     lease: float = 0.0
     limit: int = 0
     replace: bool = False
+    max_age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,5 +178,16 @@ def _kind_differs(one: Subscription, other: Subscription) -> str:
 
 def _subscription(record: Subscribed, id: str, queue: str, offset: int) -> Subscription:  # noqa: A002
     return Subscription(
-        id, record.user, record.event, record.address, queue, record.name, record.shared, record.lease, offset, record.filters
+        id,
+        record.user,
+        record.event,
+        record.address,
+        queue,
+        record.name,
+        record.shared,
+        record.lease,
+        offset,
+        record.filters,
+        "",
+        record.max_age,
     )

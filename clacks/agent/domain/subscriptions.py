@@ -13,7 +13,8 @@ class Subscription:
     a million: equal texts are kept once."""
 
     __slots__ = (
-        "address", "event", "filters", "id", "lease", "name", "queue", "renewed", "seen", "seen_at", "shared", "suspended", "user"
+        "address", "event", "filters", "id", "lease", "max_age", "name", "queue", "renewed", "seen", "seen_at", "shared", "suspended",
+        "user",
     )  # fmt: skip
 
     def __init__(
@@ -29,6 +30,7 @@ class Subscription:
         renewed: int,
         filters: tuple[str, ...],
         suspended: str = "",
+        max_age: float = 0.0,
     ) -> None:
         self.id = id
         self.user, self.event, self.address = intern(user), intern(event), intern(address)
@@ -36,7 +38,7 @@ class Subscription:
         self.name = intern(name)
         self.shared, self.lease, self.renewed = shared, lease, renewed
         self.filters = tuple([intern(text) for text in filters])
-        self.suspended = suspended
+        self.suspended, self.max_age = suspended, max_age
         self.seen, self.seen_at = renewed, 0.0
 
     @property
@@ -48,7 +50,7 @@ class Subscription:
         """The arguments it can be made of again."""
         return (
             self.id, self.user, self.event, self.address, self.queue, self.name, self.shared, self.lease, self.renewed, self.filters,
-            *([self.suspended] if self.suspended else []),
+            *([self.suspended, self.max_age] if self.max_age else [self.suspended] if self.suspended else []),
         )  # fmt: skip
 
     def suspend(self, reason: str) -> Subscription:

@@ -1,10 +1,10 @@
 """Brokers of others, as a domain of many agents uses them: how each wants to be spoken to, and RabbitMQ's management over AMQP 1.0."""
 
-from .dialects import DIALECTS, NEEDED, Broker, Dialect, Feature, domain_broker, recognise
+from .dialects import DIALECTS, WAYS, Broker, Dialect, Feature, domain_broker, recognise
 from .management import Binding, Management, QueueInfo
-from .names import owners_part, replies_of
+from .names import owners_part, replies_of, reply_queue
 
 __all__ = [
-    "DIALECTS", "NEEDED", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "domain_broker", "owners_part", "recognise",
-    "replies_of",
+    "DIALECTS", "WAYS", "Binding", "Broker", "Dialect", "Feature", "Management", "QueueInfo", "domain_broker", "owners_part", "recognise",
+    "replies_of", "reply_queue",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What differs between AMQP 1.0 brokers, in one table, how a broker is told from its open frame, and whether a domain can run on it.
 
-A domain runs on a broker whose row has all features in NEEDED. The other rows are there so that such a broker is known for what it is, and
-refused with what it lacks. Pure values: nothing here connects or declares.
+A domain runs on a broker whose row has all features of one of the WAYS. The other rows are there so that such a broker is known for what
+it is, and refused with what it lacks. Pure values: nothing here connects or declares.
 
 RabbitMQ's row is what was seen on 4.0.5 and 4.3.6, that of ActiveMQ what was seen on 5.17; those of Artemis and qpidd follow their
 documents and sources.
@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 from urllib.parse import quote
 
-from ...amqp import Terminus
+from ...amqp import Described, Symbol, Terminus
 from ..errors import ClacksError
 
 Version = tuple[int, ...]
@@ -29,6 +29,9 @@ class Feature(Enum):
     STREAMS = "queues that are read again and again, from any offset"
     ACTIVE_CONSUMER = "one active consumer at a time, the one with the highest priority; the next follows when it goes"
     COPIES = "one message into several queues with one settlement (annotation x-cc)"
+    BY_USE = "queues and topics that are there as soon as they are used"
+    EXCLUSIVE = "consumers that may ask to be a queue's only one; the next follows when it goes"
+    SELECTORS = "filters on links that are JMS selectors"
     DYNAMIC_REPLIES = "a dynamic source for replies"
     CREDIT = "no delivery without credit from any kind of queue"
     LINK_ERRORS = "a refused link leaves the others of its session alone, unless for want of permission"
@@ -36,31 +39,40 @@ class Feature(Enum):
 
 ALWAYS: Final[Version] = (0,)
 
-# What agents cannot do without: queues with limits and life times of their own, the log that all of them read, and ingress queues that
-# move from one agent to the next with their order kept.
-NEEDED: Final = (Feature.MANAGEMENT, Feature.STREAMS, Feature.ACTIVE_CONSUMER)
+_SELECTOR: Final = Symbol("apache.org:selector-filter:string")
+
+# What agents cannot do without: queues, a log that all of them read, and ingress queues that move from one agent to the next with their
+# order kept. There are two ways to have that: what is declared, and what is there by being used.
+DECLARED: Final = (Feature.MANAGEMENT, Feature.STREAMS, Feature.ACTIVE_CONSUMER)
+USED: Final = (Feature.BY_USE, Feature.EXCLUSIVE, Feature.SELECTORS)
+WAYS: Final = (DECLARED, USED)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One kind of broker.
 
-    `product` is that of its open's properties, `oldest` the first version that will do. `queue` and `exchange` are addresses with {name}
-    and {key}; an exchange is what copies a message into several queues: an exchange of RabbitMQ or qpidd, a topic of the others. Where the
-    key has no place in the address, it is the message's subject. `escapes`: names are percent-encoded; otherwise they are limited to
-    `names`. Limits are None where the broker has none of its own or tells them in its attach; sizes are in bytes. A feature that is not in
-    `since` is one that it has not, or that nobody has looked for.
+    `product` is that of its open's properties, `oldest` the first version that will do. `queue`, `topic` and `entry` are addresses with
+    {name} and {key}: `topic` is where all who receive at that time get a copy, `entry` the way into a domain by a key, of which there are
+    `slots` for events. `exclusive` is what an address ends with where the consumer wants to be the only one, `verified` the selector
+    of messages whose user-id the broker has set, if there are others. `escapes`: names are percent-encoded; otherwise they are limited
+    to `names`. Limits are None where the broker has none of its own or tells them in its attach; sizes are in bytes. A feature that is not
+    in `since` is one that it has not, or that nobody has looked for.
     """
 
     name: str
     product: str
     oldest: Version
     queue: str
-    exchange: str
+    entry: str
+    topic: str = ""
+    slots: int = 64
+    exclusive: str = ""
+    verified: str = ""
     escapes: bool = False
     names: str = r"[A-Za-z0-9._-]+"
     queue_capabilities: tuple[str, ...] = ()
-    exchange_capabilities: tuple[str, ...] = ()
+    topic_capabilities: tuple[str, ...] = ()
     links_per_session: int | None = None
     sessions: int | None = None
     message_size: int | None = None
@@ -76,7 +88,7 @@ DIALECTS: Final = (
         product="RabbitMQ",
         oldest=(4,),  # 3 has AMQP 1.0 as a plug-in: no management, and exchange subscriptions that leak a queue each
         queue="/queues/{name}",
-        exchange="/exchanges/{name}/{key}",
+        entry="/exchanges/{name}/{key}",
         escapes=True,
         links_per_session=256,
         sessions=64,
@@ -98,17 +110,31 @@ DIALECTS: Final = (
         product="ActiveMQ",
         oldest=(5, 14),
         queue="queue://{name}",
-        exchange="topic://{name}",
-        since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
+        entry="queue://{name}.{key}",
+        topic="topic://{name}",
+        slots=16,  # each is some lines of the broker's configuration
+        exclusive="?consumer.exclusive=true",
+        # What it cannot map to a message of JMS it passes on as it came, with the user-id that its sender claims.
+        verified="JMS_AMQP_NATIVE IS NULL",
+        names=r"[A-Za-z0-9._%~-]+",
+        since={
+            Feature.BY_USE: ALWAYS,
+            Feature.EXCLUSIVE: ALWAYS,
+            Feature.SELECTORS: ALWAYS,
+            Feature.DYNAMIC_REPLIES: ALWAYS,
+            Feature.CREDIT: ALWAYS,
+            Feature.LINK_ERRORS: ALWAYS,
+        },
     ),
     Dialect(
         "Artemis",
         product="apache-activemq-artemis",
         oldest=(2,),
         queue="{name}",
-        exchange="{name}",
+        entry="{name}.{key}",
+        topic="{name}",
         queue_capabilities=("queue",),
-        exchange_capabilities=("topic",),
+        topic_capabilities=("topic",),
         since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
     ),
     Dialect(
@@ -116,7 +142,7 @@ DIALECTS: Final = (
         product="qpid-cpp",
         oldest=(1,),
         queue="{name}",
-        exchange="{name}",
+        entry="{name}",
         queue_capabilities=("create-on-demand",),
         checks_user_id=True,
         since={Feature.DYNAMIC_REPLIES: ALWAYS, Feature.CREDIT: ALWAYS, Feature.LINK_ERRORS: ALWAYS},
@@ -138,21 +164,39 @@ class Broker:
         since = self.dialect.since.get(feature)
         return since is not None and self.version >= since
 
-    def queue(self, name: str) -> Terminus:
-        """A queue as source or as target. Raises ClacksError if its name cannot be written in an address."""
-        return Terminus(self._address(self.dialect.queue, name), capabilities=self.dialect.queue_capabilities)
+    @property
+    def declares(self) -> bool:
+        """Whether what a domain needs is declared; otherwise it is there by being used."""
+        return all(map(self.has, DECLARED))
 
-    def exchange(self, name: str, key: str = "") -> Terminus:
-        """An exchange or topic as a target. Raises ClacksError if its name cannot be written in an address."""
-        return Terminus(self._address(self.dialect.exchange, name, key).rstrip("/"), capabilities=self.dialect.exchange_capabilities)
+    def queue(self, name: str, *, exclusive: bool = False, selector: str = "") -> Terminus:
+        """A queue as source or as target; a source may be `exclusive` where the consumer has to ask for it, and have a selector where there
+        are any. Raises ClacksError if the name cannot be written in an address."""
+        dialect = self.dialect
+        address = self._address(dialect.queue, name) + (dialect.exclusive if exclusive else "")
+        filters = {str(_SELECTOR): Described(_SELECTOR, selector)} if selector else {}
+        return Terminus(address, filter=filters, capabilities=dialect.queue_capabilities)
+
+    def entry(self, name: str, key: str = "") -> Terminus:
+        """The target for what goes into a domain by a key. Raises ClacksError if the name cannot be written in an address."""
+        address = self._address(self.dialect.entry, name, key)
+        return Terminus(address.rstrip("/."), capabilities=() if self.dialect.escapes else self.dialect.queue_capabilities)
+
+    def topic(self, name: str) -> Terminus:
+        """A topic as source or as target. Raises ClacksError if the name cannot be written in an address."""
+        return Terminus(self._address(self.dialect.topic, name), capabilities=self.dialect.topic_capabilities)
+
+    def spelled(self, name: str) -> str:
+        """A name as this broker can have it: where none is escaped in an address, it is in the name itself."""
+        return name if self.dialect.escapes else quote(name, safe="%")
 
     def _address(self, form: str, name: str, key: str = "") -> str:
-        if not self.dialect.escapes and not re.fullmatch(self.dialect.names, name):
+        if not self.dialect.escapes and not re.fullmatch(self.dialect.names, name + key):
             raise ClacksError(
                 "config-invalid", source=f"the name {name!r}", reason=f"it means something else in an address of {self.dialect.name}",
                 hint="Use letters, digits, '.', '-' and '_'.",
             )  # fmt: skip
-        return form.format(name=escaped(name), key=escaped(key)) if self.dialect.escapes else form.format(name=name)
+        return form.format(name=escaped(name), key=escaped(key)) if self.dialect.escapes else form.format(name=name, key=key)
 
 
 def escaped(name: str) -> str:
@@ -163,7 +207,7 @@ def escaped(name: str) -> str:
 def domain_broker(properties: Mapping[str, Any], url: object) -> Broker:
     """As `recognise`, for a broker that a domain is to run on. Raises ClacksError also if it lacks a feature that is needed there."""
     broker = recognise(properties, url)
-    missing = [feature.value for feature in NEEDED if not broker.has(feature)]
+    missing = min(([feature.value for feature in way if not broker.has(feature)] for way in WAYS), key=len)
     if missing:
         raise _unusable(url, f"it is {broker}, and a domain needs what that does not have ({'; '.join(missing)})")
     return broker
@@ -187,5 +231,5 @@ def recognise(properties: Mapping[str, Any], url: object) -> Broker:
 
 def _unusable(url: object, reason: str) -> ClacksError:
     oldest = [Broker(dialect, dialect.oldest) for dialect in DIALECTS]
-    needed = ", ".join(str(broker) for broker in oldest if all(map(broker.has, NEEDED)))
+    needed = " or ".join(str(broker) for broker in oldest if any(all(map(broker.has, way)) for way in WAYS))
     return ClacksError("broker-unusable", url=url, reason=reason, needed=needed)

@@ -1,6 +1,13 @@
-"""How the name of a queue says whose it is, so that a pattern in the broker's permissions can mean one user's and nobody else's."""
+"""How the name of a queue says whose it is, so that a pattern in the broker's permissions can mean one user's and nobody else's; and the
+queue for a user's answers."""
 
 from __future__ import annotations
+
+import os
+
+from ...amqp import Connection
+from .dialects import Broker
+from .management import Management
 
 
 def owners_part(user: str) -> str:
@@ -13,3 +20,16 @@ def owners_part(user: str) -> str:
 def replies_of(domain: str, user: str) -> str:
     """What the names of a user's reply queues begin with."""
     return f"{domain}.reply.{owners_part(user)}."
+
+
+async def reply_queue(connection: Connection, broker: Broker, domain: str, user: str) -> str:
+    """A new queue for the answers to what is asked on this connection: its name, which nobody can guess. It goes with the connection; where
+    the broker has no such queues, some time after it. Raises ClacksError."""
+    name = broker.spelled(replies_of(domain, user)) + os.urandom(12).hex()
+    if broker.declares:
+        management = await Management.attach(connection)
+        try:
+            await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
+        finally:
+            management.close()
+    return name

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import zlib
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ...amqp import (
     Receiver,
     Sender,
 )  # fmt: skip
-from ..brokers import Broker, Management, replies_of
+from ..brokers import Broker, reply_queue
 from ..errors import ClacksError
 from .answers import Answers
 from .command import CORE
@@ -35,8 +34,6 @@ from .publisher import Publishers
 from .terms import Wanted
 from .url import Url
 
-# Keys of the exchange that publishers choose from. Who keeps to one keeps the order of its events.
-SLOTS: Final = 64
 ANSWER: Final = "x-opt-clacks-answer"
 TOKEN: Final = "x-opt-clacks-token"
 
@@ -46,6 +43,8 @@ SEND_SECONDS: Final = 30.0
 SUBSCRIBE_SECONDS: Final = 30.0
 # How long it is asked why a subscription has ended, in seconds. Without an answer a live one is made again.
 WHY_SECONDS: Final = 5.0
+# How long a goodbye waits for an agent, in seconds: as long as a lease.
+FAREWELL_SECONDS: Final = 60.0
 # What saying goodbye may cost, in seconds: less than the whole of a program's end, so that the connection is closed in order too.
 LEAVE_SECONDS: Final = 0.3
 # Links that have a session of their own, because RabbitMQ 4.0 ends the session of one that it refuses. It has 64 a connection; further
@@ -70,7 +69,8 @@ class DomainRoute:
         self.connection = connection
         self._broker, self._url, self._domain, self._leases = broker, url, domain, leases
         self._user = url.user.encode()
-        self._key = f"events.{zlib.crc32(self._user + connection.options.container_id.encode()) % SLOTS}"
+        # One of the keys for events: who keeps to one keeps the order.
+        self._key = f"events.{zlib.crc32(self._user + connection.options.container_id.encode()) % broker.dialect.slots}"
         self._publishers = Publishers(self._sender, url)
         self._answers = Answers(url)
         self._attaching = asyncio.Lock()
@@ -85,7 +85,7 @@ class DomainRoute:
         async def send(token: str) -> None:
             properties = replace(draft.properties, user_id=self._user)
             annotations = {**draft.annotations, ANSWER: answers.address, TOKEN: token}
-            outcome = await publisher.send(replace(draft, properties=properties, annotations=annotations).encode())
+            outcome = await publisher.send(replace(draft, properties=properties, annotations=annotations, durable=True).encode())
             if outcome is RELEASED:
                 raise self._nobody(self._key)
             if outcome is not ACCEPTED:  # a broker refuses nothing for what it says: a queue is full, or away
@@ -97,15 +97,16 @@ class DomainRoute:
         answers = await self._replies()
 
         async def send(token: str) -> None:
-            await self._post(method, params, target, Properties(message_id=token, reply_to=answers.address))
+            await self._post(method, params, target, Properties(message_id=token, reply_to=answers.address), timeout)
 
         return await answers.ask(send, timeout, ClacksError("command-timeout", method=method, seconds=timeout))
 
-    async def _post(self, method: str, params: list[Any] | dict[str, Any], target: str, properties: Properties) -> None:
+    async def _post(self, method: str, params: list[Any] | dict[str, Any], target: str, properties: Properties, seconds: float) -> None:
+        """It means nothing any more after so many seconds: nobody waits for its answer."""
         publisher = await self._publishers.to(f"command.{target}")
         question = json.dumps({"method": method, "params": params, "id": properties.message_id})
         properties = replace(properties, user_id=self._user, content_type="application/json")
-        outcome = await publisher.send(Draft(question, properties).encode())
+        outcome = await publisher.send(Draft(question, properties, ttl=int(seconds * 1000), durable=True).encode())
         if outcome is RELEASED:
             raise ClacksError("command-unserved", method=f"{method} of {target}")
         if outcome is not ACCEPTED:
@@ -117,7 +118,7 @@ class DomainRoute:
                 return self._nobody(key)
             return self._explained(f"Sending to the exchange {self._domain!r}", condition)
 
-        target = self._broker.exchange(self._domain, key)
+        target = self._broker.entry(self._domain, key)
         link: Sender = await attached(self.connection.attach_sender(target, alone=self._alone), explain)
         return link
 
@@ -126,12 +127,7 @@ class DomainRoute:
         async with self._attaching:
             if not self._answers.alive:
                 answers = Answers(self._url)
-                name = replies_of(self._domain, self._url.user or "") + os.urandom(12).hex()
-                management = await Management.attach(self.connection)
-                try:
-                    await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
-                finally:
-                    management.close()
+                name = await reply_queue(self.connection, self._broker, self._domain, self._url.user or "")
                 answers.start(await self._receiver(name, answers, settled=True), name)
                 self._answers = answers
             return self._answers
@@ -146,7 +142,7 @@ class DomainRoute:
         lease = self._leases.get(wanted)
         if lease is not None:
             try:
-                link = await self._receiver(lease.queue, handler)
+                link = await self._receiver(lease.queue, handler, exclusive=lease.exclusive)
             except _QueueGone:
                 self._leases.remove(wanted)
             else:
@@ -155,10 +151,10 @@ class DomainRoute:
                 return link
         lease = await self._subscribe(wanted)
         try:
-            link = await self._receiver(lease.queue, handler)
+            link = await self._receiver(lease.queue, handler, exclusive=lease.exclusive)
         except _QueueGone:  # the broker has lost it, or somebody deleted it
             lease = await self._subscribe(wanted, restore=True)
-            link = await self._receiver(lease.queue, handler)
+            link = await self._receiver(lease.queue, handler, exclusive=lease.exclusive)
         except BaseException:
             self._end(lease, delete=False)
             raise
@@ -184,18 +180,19 @@ class DomainRoute:
         }  # fmt: skip
         told = await self.request("subscribe", asked, CORE, SUBSCRIBE_SECONDS)
         try:
-            return Lease(str(told["id"]), str(told["queue"]), float(told["lease"]), lambda: None)
+            return Lease(str(told["id"]), str(told["queue"]), float(told["lease"]), lambda: None, bool(told.get("exclusive")))
         except (TypeError, KeyError, ValueError) as error:
             raise ClacksError("remote", sentence=f"the agent's answer to subscribe cannot be read: {error!r}") from error
 
-    async def _receiver(self, queue: str, handler: LinkHandler, *, settled: bool = False) -> Receiver:
+    async def _receiver(self, queue: str, handler: LinkHandler, *, settled: bool = False, exclusive: bool = False) -> Receiver:
         """Raises _QueueGone if there is no such queue."""
 
         def explain(condition: Condition) -> ClacksError:
             error = self._explained(f"Receiving from the queue {queue!r}", condition)
             return _QueueGone(error) if condition.name in _NO_QUEUE else error
 
-        attach = self.connection.attach_receiver(self._broker.queue(queue), settled=settled, handler=handler, alone=self._alone)
+        source = self._broker.queue(queue, exclusive=exclusive)
+        attach = self.connection.attach_receiver(source, settled=settled, handler=handler, alone=self._alone)
         link: Receiver = await attached(attach, explain)
         return link
 
@@ -209,7 +206,8 @@ class DomainRoute:
     def _end(self, lease: Lease, *, delete: bool) -> None:
         """Nobody waits for an answer: if the request does not arrive, the lease runs out."""
         if (lease.seconds or delete) and self.connection.alive:
-            task = asyncio.get_running_loop().create_task(_quietly(self._post("unsubscribe", {"id": lease.id}, CORE, Properties())))
+            farewell = self._post("unsubscribe", {"id": lease.id}, CORE, Properties(), FAREWELL_SECONDS)
+            task = asyncio.get_running_loop().create_task(_quietly(farewell))
             self._farewells.add(task)
             task.add_done_callback(self._farewells.discard)
 
@@ -243,7 +241,7 @@ class DomainRoute:
 
     def _nobody(self, key: str) -> ClacksError:
         hint = f"Is the domain's name right? An agent of the domain {self._domain} has to have run on this broker once."
-        return ClacksError("address-unknown", address=self._broker.exchange(self._domain, key).address, hint=hint)
+        return ClacksError("address-unknown", address=self._broker.entry(self._domain, key).address, hint=hint)
 
     def _explained(self, doing: str, condition: Condition) -> ClacksError:
         hint = _HINTS.get(condition.name)

@@ -26,12 +26,13 @@ NO_LEASE: Final = 60.0
 @dataclass(slots=True)
 class Lease:
     """A subscription as the domain knows it. `seconds` is 0 for one that does not run out. `lost` is called if the domain does not know it
-    any more, or has suspended it: to subscribe again tells."""
+    any more, or has suspended it: to subscribe again tells. `exclusive`: who receives has to ask to be the queue's only consumer."""
 
     id: str
     queue: str
     seconds: float
     lost: Callable[[], None]
+    exclusive: bool = False
 
 
 class Leases:

@@ -47,10 +47,11 @@ from .control import JOIN_SECONDS, TICK, Control
 from .ends import Ends
 from .ingress import Ingress
 from .names import (
+    ANSWER_TTL,
+    BEHALF,
     CODE,
     REASON,
     agent_queue,
-    command_queue,
     control_log,
     rejected_queue,
 )
@@ -131,8 +132,8 @@ class ExternalBroker:
         if self._topology is None:
             self._topology = topology_on(lines.broker, self.config, self.control.domain.timing)
             self.ingress = [
-                Ingress(queue, self.config.node_id, self.intake, self._topology, self._may_take, self._answer, self._reject)
-                for queue in self._topology.ingress
+                Ingress(queue, self.config.node_id, self.intake, self._may_take, self._answer, self._reject, self._nodes, verified=verified)
+                for queue, verified in self._topology.ingress
             ]
         self._lines = lines
         self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
@@ -183,7 +184,7 @@ class ExternalBroker:
             return
         for ingress in self.ingress:
             await ingress.attach(lines.taking, lines.broker)
-        self._queues = [CommandQueue(self, target, node) for target in self._targets() for node in ("", self.config.node_id)]
+        self._queues = [CommandQueue(self, target, place) for target in self._targets() for place in self.topology.places(target)]
         for queue in self._queues:
             await queue.attach(lines.asking, lines.broker)
 
@@ -218,7 +219,7 @@ class ExternalBroker:
             done(None)
             return
         encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
-        encoded = (_DURABLE if ttl is None else header(ttl, durable=True)) + encoded
+        usual = (_DURABLE if ttl is None else header(ttl, durable=True)) + encoded
         left = len(routed.matched) + len(routed.undecided)
         lost = False
 
@@ -230,9 +231,9 @@ class ExternalBroker:
                 done(ClacksError("bus-overloaded") if lost else None)
 
         for subscription in routed.matched:
-            subscription.offer(encoded, None, confirmed)
+            subscription.offer(usual if subscription.stay is None else subscription.headed(ttl, encoded), None, confirmed)
         for subscription in routed.undecided:
-            subscription.offer(encoded, incoming, confirmed)
+            subscription.offer(usual if subscription.stay is None else subscription.headed(ttl, encoded), incoming, confirmed)
 
     def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None:
         """Send something that is no event; when the broker is away, as soon as it is back."""
@@ -248,6 +249,9 @@ class ExternalBroker:
 
     def _may_take(self) -> bool:
         return self.accepting and self.control.domain.may_take(now())
+
+    def _nodes(self) -> list[str]:
+        return [member.node for member in self.control.domain.live(now())]
 
     def _take_held(self) -> None:
         for ingress in self.ingress:
@@ -301,6 +305,7 @@ class ExternalBroker:
     def _made(self, known: Known) -> DomainSubscription:
         one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._exceeded)
         one.outlets, one.suspension = self._outlets, known.suspended
+        one.stay = self.topology.stay(known.max_age, known.lease)
         return one
 
     async def _deleting(self) -> None:
@@ -366,13 +371,13 @@ class ExternalBroker:
         except ClacksError:
             return
         told = json.dumps({"error": None if error is None else error.to_json()})
-        draft = Draft(told, Properties(correlation_id=token, content_type="application/json"))
+        draft = Draft(told, Properties(correlation_id=token, content_type="application/json"), ttl=ANSWER_TTL)
         self.send(queue, draft.encode(), _nobody, insist=False)
 
     def _reject(self, encoded: bytes, error: ClacksError, done: Sent) -> None:
         """Put a refused event aside."""
         try:
-            kept = annotate(Message(encoded).bare, {CODE: error.code, REASON: str(error)[:1024]})
+            kept = annotate(Message(encoded).bare, {CODE: error.code, REASON: str(error)[:1024]}, self.topology.rejected_ttl, durable=True)
         except ValueError as unreadable:
             log.warning("a refused event is no message, and is not kept", extra={"reason": str(unreadable)})
             done(Fate.STORED)
@@ -410,14 +415,14 @@ class ExternalBroker:
         self._asking[token] = node, future
         asked = Properties(message_id=token, user_id=user.encode(), reply_to=agent_queue(self.domain, self.config.node_id))
         # Nobody waits for what it answers later than that, and a node that comes back must not run what was given up.
-        draft = Draft(json.dumps(request), asked, annotations=self.topology.on_behalf(user), ttl=int(seconds * 1000))
+        draft = Draft(json.dumps(request), asked, annotations={BEHALF: user}, ttl=int(seconds * 1000))
 
         def sent(fate: Fate) -> None:
             if fate is Fate.NO_QUEUE and not future.done():
                 future.set_exception(Gone(node))
 
         try:
-            self.send(command_queue(self.domain, target, node), draft.encode(), sent, insist=True)
+            self.send(self.topology.asked_queue(target, node), draft.encode(), sent, insist=True)
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:

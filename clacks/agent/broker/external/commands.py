@@ -19,9 +19,9 @@ from ....common.components.command import CommandType
 from ....common.errors import ClacksError
 from ...command import CommandRegistry
 from ..commands import read_request, reply_to, run_command
-from .names import command_queue
+from .names import ANSWER_TTL, BEHALF, sender_of
 from .outlets import Fate, Sent
-from .topology import Topology
+from .topology import Place, Topology
 
 log = logging.getLogger("clacks.command")
 
@@ -69,16 +69,18 @@ class Desk(Protocol):
 
 
 class CommandQueue:
-    """The handler of the link to one command queue: `node` is "" for the one that all agents share."""
+    """The handler of the link to one command queue."""
 
-    def __init__(self, desk: Desk, target: str, node: str = "") -> None:
-        self.queue = command_queue(desk.domain, target, node)
-        self._target, self._node, self._desk, self._commands = target, node, desk, desk.commands
+    def __init__(self, desk: Desk, target: str, place: Place) -> None:
+        self.queue = place.queue
+        self._place = place
+        self._target, self._desk, self._commands = target, desk, desk.commands
         self._link: Receiver | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
-        self._link = await connection.attach_receiver(broker.queue(self.queue), handler=self, alone=connection.links < SESSIONS)
+        source = broker.queue(self.queue, selector=self._place.selector)
+        self._link = await connection.attach_receiver(source, handler=self, alone=connection.links < SESSIONS)
         self._link.window = WINDOW
 
     def stop(self) -> None:
@@ -112,7 +114,7 @@ class CommandQueue:
     async def _run(self, link: Receiver, number: int, encoded: bytes) -> None:
         try:
             message = Message(encoded)
-            user = self._desk.topology.sender_of(message)
+            user = self._user(message)
             reply = self._reply_to(message, user)
             request = self._request(message)
         except (ClacksError, CodecError) as error:
@@ -122,7 +124,7 @@ class CommandQueue:
         answer = await self._answer(user, request)
         if not link.alive:  # it has gone to another agent, which answers
             return
-        if not reply or await self._sent(reply, reply_to(message, reply, answer)) is not Fate.LOST:
+        if not reply or await self._sent(reply, reply_to(message, reply, answer, ANSWER_TTL)) is not Fate.LOST:
             link.settle(number, ACCEPTED)
 
     async def _sent(self, queue: str, encoded: bytes) -> Fate:
@@ -130,11 +132,18 @@ class CommandQueue:
         self._desk.send(queue, encoded, fate.set_result, insist=False)
         return await fate
 
+    def _user(self, message: Message) -> str:
+        if self._place.behalf:
+            return str(message.annotations.get(BEHALF, ""))
+        return sender_of(message)
+
     def _reply_to(self, message: Message, user: str) -> str:
         given = message.properties.reply_to
         return "" if given is None else self._desk.topology.reply_queue(user, str(given))
 
     def _request(self, message: Message) -> dict[str, Any] | ClacksError:
+        if not self._place.verified:
+            return ClacksError("user-id-unverified")
         try:
             request = read_request(message.body)
         except ClacksError as error:
@@ -158,7 +167,7 @@ class CommandQueue:
         return str(self._desk.described(self._target, name).get("type"))
 
     async def _answer(self, user: str, request: dict[str, Any] | ClacksError) -> str:
-        if isinstance(request, ClacksError) or self._node:
+        if isinstance(request, ClacksError) or not self._place.shared:
             return await self._own(user, request)
         kind = self._type(request["method"])
         if kind == CommandType.CUMULATIVE:

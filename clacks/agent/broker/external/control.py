@@ -196,6 +196,10 @@ class Control:
             log.warning("the domain's log was cut off, or is another one", extra={"read": self._offset, "next": offset})
             self._start_again()
 
+    @property
+    def ready(self) -> bool:
+        return self.domain.applied >= 0 or self.domain.stopped
+
     def _catch_up(self) -> None:
         if self._behind and self.domain.may_take(now()):
             behind, self._behind = self._behind, []
@@ -204,9 +208,16 @@ class Control:
                     future.set_result(None)
 
     def _start_again(self) -> None:
-        """Forget everything, and read the log from its beginning, as another process of this node."""
+        """Forget everything, and read the log from its beginning, on another connection."""
         self.restarts += 1
         self._on_restart()
+        self.restart()
+        if self._connection is not None:
+            self._connection.abort()  # then everything is made again
+        self.down()
+
+    def restart(self) -> None:
+        """Forget everything: what follows is the log from its beginning, for another process of this node."""
         # The time of the machine may have been set back, and an incarnation that is not greater would be taken for an older process.
         self.domain = Domain(self.domain.node, max(time.time_ns(), self.domain.incarnation + 1), self.domain.timing)
         self._offset = self._base = -1
@@ -219,9 +230,6 @@ class Control:
         for future in lost:
             if not future.done():
                 future.set_exception(ClacksError("bus-overloaded"))
-        if self._connection is not None:
-            self._connection.abort()  # then everything is made again
-        self.down()
 
     def _heartbeat(self) -> Record:
         return self.domain.heartbeat(now(), *self._vitals())

@@ -1,28 +1,43 @@
 """The way in: events from the ingress queues of the domain, each settled when every subscription's queue has it, or that of refused ones.
 
 Each queue gives its events to one agent at a time. Which one, the consumers' priorities say: every agent computes its own for each queue
-from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes. What cannot
-be taken for the moment is held, with all that comes after it: given back it would come again behind it.
+from the names of both, so the queues spread over the agents without a word between them, and move when an agent comes or goes. A broker
+that knows no such priorities gives a queue to who stands first in line, who makes way for one with a better claim. What cannot be taken
+for the moment is held, with all that comes after it: given back it would come again behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from ....amqp import ACCEPTED, RELEASED, CodecError, Condition, Connection, Int, Link, Message, Modified, Outcome, Receiver, Sender
-from ....common.brokers import Broker
+from ....amqp import (
+    ACCEPTED,
+    RELEASED,
+    AmqpError,
+    CodecError,
+    Condition,
+    Connection,
+    Int,
+    Link,
+    Message,
+    Modified,
+    Outcome,
+    Receiver,
+    Sender,
+)
+from ....common.brokers import Broker, Feature
 from ....common.errors import ClacksError
 from ...intake import Intake, Lane
 from ..conditions import as_outcome
 from ..envelope import incoming_event
-from .names import ANSWER, TOKEN
+from .names import ANSWER, TOKEN, sender_of
 from .outlets import Fate, Sent
-from .topology import Topology
 
 # Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
 WINDOW: Final = 400
@@ -31,6 +46,10 @@ WINDOW: Final = 400
 # large ones fill the memory long before there are as many.
 MOST: Final = 2_000
 MOST_BYTES: Final = 32 * 2**20
+# How long an agent keeps a queue that another one has the better claim to, in seconds: that one may not stand in line yet, or not be the
+# next one. And how often it looks whether what it has in hand is settled.
+KEPT_SECONDS: Final = 2.0
+GIVING_WAY: Final = 0.005
 # Pause before what the bus could not take is tried again, in seconds.
 PAUSE: Final = 0.1
 
@@ -39,6 +58,8 @@ BACK: Final = Modified(failed=False)
 
 # What the broker itself notes on a message is not its sender's.
 _BROKERS_OWN: Final = ("x-exchange", "x-routing-key", "x-delivery-count", "x-acquired-count", "x-opt-deaths")
+
+log = logging.getLogger("clacks.broker")
 
 Answer = Callable[[str, str, str, ClacksError | None], None]
 
@@ -56,33 +77,71 @@ class Ingress:
         queue: str,
         node: str,
         intake: Intake,
-        topology: Topology,
         may_take: Callable[[], bool],
         answer: Answer,
         reject: Callable[[bytes, ClacksError, Sent], None],
+        nodes: Callable[[], Iterable[str]],
+        *,
+        verified: bool = True,
     ) -> None:
-        """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused."""
-        self.queue = queue
+        """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused; `nodes` are the agents
+        that take events. If it is not `verified` who has sent what comes here, all of it is refused."""
+        self.queue, self.verified = queue, verified
         self.taken = 0
-        self._node, self._intake, self._topology = node, intake, topology
+        self._node, self._intake, self._nodes = node, intake, nodes
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._link: Receiver | None = None
+        self._broker: Broker | None = None
+        self._way: asyncio.Task[None] | None = None
+        self._kept_until = 0.0
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
         self._held.clear()
         self._bytes = 0
+        self._broker = broker
         properties = {"rabbitmq:priority": Int(priority(self._node, self.queue))}
-        self._link = await connection.attach_receiver(broker.queue(self.queue), properties=properties, handler=self)
+        source = broker.queue(self.queue, exclusive=self.verified)
+        self._kept_until = asyncio.get_running_loop().time() + KEPT_SECONDS
+        self._link = await connection.attach_receiver(source, properties=properties, handler=self)
         self._link.window = WINDOW
 
     def stop(self) -> None:
         """Take no more; what is under way goes on."""
+        if self._way is not None:
+            self._way.cancel()
         if self._link is not None:
             self._link.window = 0
+
+    # --- whose turn it is, where the broker knows no priorities ---
+
+    def _is_anothers(self) -> bool:
+        """Whether the queue has come to this agent, and another one has the better claim to it."""
+        if self._way is not None or self._broker is None or not self.verified or self._broker.has(Feature.ACTIVE_CONSUMER):
+            return False
+        moment = asyncio.get_running_loop().time()
+        if moment < self._kept_until:
+            return False
+        self._kept_until = moment + KEPT_SECONDS
+        return max(self._nodes(), key=lambda node: priority(node, self.queue), default=self._node) != self._node
+
+    async def _give_way(self, link: Receiver, broker: Broker) -> None:
+        """Settle what is in hand, and stand in line again behind the others: nobody gets a later event before that."""
+        try:
+            link.window = 0
+            while link.alive and link.unsettled:
+                await asyncio.sleep(GIVING_WAY)
+            if link.alive and link is self._link:
+                link.close()
+                await self.attach(link.connection, broker)
+        except AmqpError as error:
+            log.warning("an ingress queue was not attached", extra={"queue": self.queue, "reason": str(error)})
+            link.connection.abort()  # then everything is made again
+        finally:
+            self._way = None
 
     def detach(self) -> None:
         """Give what was not taken to another agent, at once and in its order."""
@@ -100,6 +159,8 @@ class Ingress:
             self._take(self._link, number, encoded)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        if self._is_anothers() and self._broker is not None:
+            self._way = asyncio.get_running_loop().create_task(self._give_way(link, self._broker))
         self._bytes += len(encoded)
         if self._bytes > MOST_BYTES or link.unsettled > MOST:
             link.pause()
@@ -150,7 +211,9 @@ class Ingress:
             message = Message(encoded)
             annotations = message.annotations
             queue, token = str(annotations.get(ANSWER, "")), str(annotations.get(TOKEN, ""))
-            user = self._topology.sender_of(message)
+            user = sender_of(message)
+            if not self.verified:
+                raise ClacksError("user-id-unverified")
             incoming = incoming_event(message, user, f"broker {self.queue}", time.time())
             foreign = {key: value for key, value in incoming.annotations.items() if key not in _BROKERS_OWN}
         except ClacksError as error:

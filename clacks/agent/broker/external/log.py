@@ -20,6 +20,13 @@ class LogReader(Protocol):
     def record(self, offset: int, body: bytes | None, size: int) -> None:
         """The next record, or one that was there before; None for one that is no record. `size` is in bytes."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has the state that the log makes."""
+
+    def restart(self) -> None:
+        """Forget what was read: the log is read from its beginning."""
+
     def stored(self, number: int) -> None:
         """What was written under this number is in the log, or will be whatever happens to this agent."""
 

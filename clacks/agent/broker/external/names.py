@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ....amqp import Message
@@ -9,25 +10,30 @@ from ....common.brokers import owners_part, replies_of
 from ....common.errors import ClacksError
 from ...access import NODE
 
-# Keys that publishers choose from, each bound to one of the ingress queues: so they need not know how many there are, and it can change.
-SLOTS: Final = 64
-
 EVENTS: Final = "events"
 ANSWER: Final = "x-opt-clacks-answer"
 TOKEN: Final = "x-opt-clacks-token"
 REASON: Final = "x-opt-clacks-reason"
+BEHALF: Final = "x-opt-clacks-behalf"
 CODE: Final = "x-opt-clacks-code"
 
+# How long an answer stays in a reply queue, in milliseconds: whoever asked waits for half of that.
+ANSWER_TTL: Final = 60_000
 # Bytes of refused events that are kept for whoever looks for them, beyond which the oldest go, where the broker has limits in bytes.
 REJECTED_BYTES: Final = 64 * 2**20
 
 
-def slot_key(slot: int) -> str:
+def slot_key(slot: int | str) -> str:
     return f"{EVENTS}.{slot}"
 
 
-def ingress_queue(domain: str, number: int) -> str:
+def ingress_queue(domain: str, number: int | str) -> str:
     return f"{domain}.ingress.{number}"
+
+
+def unverified_queue(domain: str, what: str = "") -> str:
+    """Where a broker puts the events of which it cannot say who has sent them."""
+    return f"{domain}.unverified" + (f".{what}" if what else "")
 
 
 def marker_queue(domain: str) -> str:
@@ -60,11 +66,16 @@ def agent_queue(domain: str, node: str) -> str:
     return f"{domain}.agent.{node}"
 
 
-def own_reply_queue(domain: str, user: str, name: str) -> str:
-    """The reply queue that a user names. Raises ClacksError if it is not the user's.
+def asked_queue(domain: str, target: str, node: str = "") -> str:
+    """Where an agent, or any of them, is asked by others for somebody, if only agents may send there."""
+    return f"{domain}.agent." + (f"{node}." if node else "") + command_key(target)
+
+
+def own_reply_queue(domain: str, user: str, name: str, spelled: Callable[[str], str] = str) -> str:
+    """The reply queue that a user names; `spelled` is how the broker has names. Raises ClacksError if it is not the user's.
 
     An agent that asks for somebody has its own: what a stranger sends there answers nothing, since no question has a number to guess."""
-    own = replies_of(domain, user)
+    own = spelled(replies_of(domain, user))
     if not name.startswith((own, f"{domain}.agent.")):
         raise ClacksError("address-unknown", address=name, hint=f"Replies go to a queue called {own}ANYTHING only.")
     return name

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from ....amqp import Connection, Message
+from ....amqp import Connection
 from ....common.brokers import Broker, Management
 from ....common.errors import ClacksError
 from ...domain import Timing
@@ -15,7 +15,6 @@ from .log import LogReader
 from .names import (
     EVENTS,
     REJECTED_BYTES,
-    SLOTS,
     agent_queue,
     command_key,
     command_queue,
@@ -24,10 +23,9 @@ from .names import (
     marker_queue,
     own_reply_queue,
     rejected_queue,
-    sender_of,
     slot_key,
 )
-from .topology import QueueTerms
+from .topology import Place, QueueTerms
 
 _QUEUES: Final = "/queues/"  # what is behind it in an address is percent-encoded
 _NODE_QUEUE_SECONDS: Final = 3_600  # how long the commands for one agent wait for it
@@ -37,11 +35,19 @@ class RabbitTopology:
     """A `Topology`. The number of ingress queues is the same in all agents, or one of them does not start."""
 
     def __init__(self, domain: str, node: str, ingress: int, timing: Timing) -> None:
-        self.ingress: Sequence[str] = [ingress_queue(domain, number) for number in range(ingress)]
+        self._ingress = [ingress_queue(domain, number) for number in range(ingress)]
         self._domain, self._node, self._timing = domain, node, timing
+        self._slots = 0
         self._declaring: Management | None = None
 
+    @property
+    def ingress(self) -> Sequence[tuple[str, bool]]:
+        return [(queue, True) for queue in self._ingress]
+
+    rejected_ttl = None  # its bytes are limited
+
     async def attach(self, connection: Connection, broker: Broker) -> None:
+        self._slots = broker.dialect.slots
         self._declaring = await Management.attach(connection)
 
     async def _management(self) -> Management:
@@ -57,11 +63,11 @@ class RabbitTopology:
         # Nothing is taken out of an ingress queue but by an agent: however often agents die with an event in hand, it stays.
         arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": -1}
         await self._agree(management)
-        for queue in self.ingress:
+        for queue in self._ingress:
             await management.declare_queue(queue, arguments=arguments)
-        for slot in range(SLOTS):
-            await management.bind(self.ingress[slot % len(self.ingress)], domain, slot_key(slot))
-        await management.bind(self.ingress[0], domain, EVENTS)
+        for slot in range(self._slots):
+            await management.bind(self._ingress[slot % len(self._ingress)], domain, slot_key(slot))
+        await management.bind(self._ingress[0], domain, EVENTS)
         await self.declare_rejected()
         for target in targets:
             shared, own = command_queue(domain, target), command_queue(domain, target, node)
@@ -80,7 +86,7 @@ class RabbitTopology:
     async def _agree(self, management: Management) -> None:
         """All agents of a domain must have the same number of ingress queues, or events would come twice and others never. A queue in which
         there is nothing keeps the number: the broker refuses another one. Raises ClacksError config-invalid."""
-        number = len(self.ingress)
+        number = len(self._ingress)
         try:
             await management.declare_queue(marker_queue(self._domain), arguments={"x-max-length": number})
         except ClacksError as error:
@@ -92,8 +98,15 @@ class RabbitTopology:
                 f"{marker_queue(self._domain)} on the broker when the ingress queues are empty.",
             ) from error  # fmt: skip
 
-    def check(self, terms: QueueTerms) -> None:
-        """There is nothing that it does not have."""
+    def check(self, max_bytes: int | None) -> None:
+        """It can."""
+
+    def spelled(self, queue: str) -> str:
+        return queue
+
+    def stay(self, max_age: float, lease: float) -> float | None:
+        """The queue has it."""
+        return None
 
     async def make(self, queue: str, terms: QueueTerms) -> None:
         try:
@@ -115,12 +128,12 @@ class RabbitTopology:
         """In the form of an address or as its bare name."""
         return own_reply_queue(self._domain, user, unquote(given.removeprefix(_QUEUES)) if given.startswith(_QUEUES) else given)
 
-    def sender_of(self, message: Message) -> str:
-        return sender_of(message)
+    def asked_queue(self, target: str, node: str) -> str:
+        """The one where everybody may ask it: an agent may have another one's user-id."""
+        return command_queue(self._domain, target, node)
 
-    def on_behalf(self, user: str) -> Mapping[str, Any]:
-        """None: an agent may have another one's user-id."""
-        return {}
+    def places(self, target: str) -> Sequence[Place]:
+        return [Place(command_queue(self._domain, target), shared=True), Place(command_queue(self._domain, target, self._node))]
 
 
 def _arguments(terms: QueueTerms) -> dict[str, Any]:

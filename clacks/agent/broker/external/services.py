@@ -54,10 +54,11 @@ class Services:
             raise ClacksError("link-refused", reason="A subscription has one name: that of durable and shared must be the same.")
         policy, age, size = read_limits(name, bool(durable), overflow or None, max_age, max_bytes, LIVE_OVERFLOWS[:1])
         queue_terms = self._queue_terms(bool(durable), bool(shared), policy == "drop-oldest", age, size)
-        broker.topology.check(queue_terms)
+        broker.topology.check(size)
         address = event_address(broker.domain, event) if event else broker.domain
         given = uuid.uuid4().hex[:16]
-        queue = subscription_queue(broker.domain, user, f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given)
+        kind = f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given
+        queue = broker.topology.spelled(subscription_queue(broker.domain, user, kind))
         declared = broker.control.domain.named(user, name) is None
         if declared:  # before anything is routed to it
             await broker.topology.make(queue, queue_terms)
@@ -65,6 +66,7 @@ class Services:
         record = Subscribed(
             by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
             bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
+            age or 0.0,
         )  # fmt: skip
         change = await broker.control.subscribe(record)
         if declared and not isinstance(change, SubscriptionAdded):
@@ -75,7 +77,7 @@ class Services:
         known = change.after if isinstance(change, SubscriptionChanged) else change.subscription
         if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
             await broker.restore(known, queue_terms)
-        return {"id": known.id, "queue": known.queue, "lease": known.lease}
+        return {"id": known.id, "queue": known.queue, "lease": known.lease, "exclusive": not (known.lease or known.shared)}
 
     def _permit(self, user: str, event: str, durable: str) -> None:
         bus = self._broker.subscriptions.bus

@@ -45,6 +45,7 @@ class DomainSubscription:
         self.id, self.user, self.queue, self.terms = id, user, queue, terms
         self.sight: Container[str] = ()
         self.outlets: Outlets | None = None
+        self.stay: float | None = None  # seconds that each message says, if it says any
         self.suspension = ""  # why it gets no events at present, says the domain, if it does not
         self.barred = ""  # why not, says this agent
         self.delivered = 0
@@ -67,6 +68,11 @@ class DomainSubscription:
     @property
     def counts(self) -> Counts:
         return Counts(delivered=self.delivered, dropped=self.dropped, expired=self.expired, filter_errors=self.filter_errors)
+
+    def headed(self, ttl: float | None, encoded: bytes) -> bytes:
+        """A message with the header for this subscription; `ttl` in seconds is what its sender gives it."""
+        stay = self.stay if ttl is None else ttl if self.stay is None else min(ttl, self.stay)
+        return header(stay, durable=self.terms.durable) + encoded
 
     def offer(self, encoded: bytes, question: Incoming | None, done: Sent) -> None:
         """Send one message; `done` is called when the broker has it, when its filter says no, when the queue is gone, or the connection."""
@@ -182,7 +188,9 @@ class DomainSubscription:
 def _undecided(encoded: bytes) -> bytes:
     message = Message(encoded)
     ttl = message.header.ttl
-    return header(None if ttl is None else ttl / 1000, durable=True) + annotate(message.bare, {**message.annotations, UNDECIDED: True})
+    return header(None if ttl is None else ttl / 1000, durable=message.header.durable) + annotate(
+        message.bare, {**message.annotations, UNDECIDED: True}
+    )
 
 
 def _nobody(fate: Fate) -> None:

@@ -5,11 +5,11 @@ The names are those of `names`, and all ways share them. Which way a broker want
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from ....amqp import Connection, Message
+from ....amqp import Connection
 from ....common.brokers import Broker
 from .log import Log, LogReader
 
@@ -30,12 +30,28 @@ class QueueTerms:
     deliveries: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A queue of commands: the `shared` one of all agents, or one for this agent. Who sent a request the broker says; where only agents can
+    send, they do (`behalf`). What does not match the selector is for the place that is not `verified`, and is refused."""
+
+    queue: str
+    shared: bool = False
+    behalf: bool = False
+    selector: str = ""
+    verified: bool = True
+
+
 class Topology(Protocol):
     """One agent's hands on it."""
 
     @property
-    def ingress(self) -> Sequence[str]:
-        """The queues of events."""
+    def ingress(self) -> Sequence[tuple[str, bool]]:
+        """The queues of events, each with whether the broker has verified who sends what is in it."""
+
+    @property
+    def rejected_ttl(self) -> int | None:
+        """How many milliseconds a refused event is kept, where the queue has no other limit."""
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
         """The broker can be reached (again), and this connection is for what is asked here. Raises ClacksError, AmqpError."""
@@ -46,8 +62,15 @@ class Topology(Protocol):
     async def declare_rejected(self) -> None:
         """The queue of refused events. Raises ClacksError."""
 
-    def check(self, terms: QueueTerms) -> None:
-        """Raises ClacksError link-refused if the broker has no such queues."""
+    def check(self, max_bytes: int | None) -> None:
+        """Raises ClacksError link-refused if the broker cannot limit a queue to so many bytes as somebody asks for."""
+
+    def spelled(self, queue: str) -> str:
+        """A queue's name as the broker has it."""
+
+    def stay(self, max_age: float, lease: float) -> float | None:
+        """How many seconds each message for a subscription may stay, where that has to stand in the message; None if it need not. 0 says
+        that there is no greatest age, and no lease."""
 
     async def make(self, queue: str, terms: QueueTerms) -> None:
         """The queue of a subscription; nothing happens if there is one. Raises ClacksError."""
@@ -65,8 +88,8 @@ class Topology(Protocol):
         """The queue for a user's answers, in the form that the user has named it in. Raises ClacksError address-unknown if the user may
         not have answers there."""
 
-    def sender_of(self, message: Message) -> str:
-        """Who sent a message, as the broker has checked it. Raises ClacksError user-id-missing, user-removed."""
+    def asked_queue(self, target: str, node: str) -> str:
+        """The queue where an agent asks another one for a user."""
 
-    def on_behalf(self, user: str) -> Mapping[str, Any]:
-        """The annotations with which an agent asks another one for a user."""
+    def places(self, target: str) -> Sequence[Place]:
+        """Where this agent gets the commands of a target."""

@@ -1,0 +1,230 @@
+"""A domain's topology on ActiveMQ: queues and topics are there by being used, and what is special of them stands in the broker's
+configuration (docs/domain.md, docker/activemq.xml), which is tried out before anything else.
+
+What the broker has no limits for is limited in time: each message for a live subscription, an answer or a refused event says how long it
+may stay. Who sent a message the broker says only of those that it can map to its own kind; the others have queues of their own, or
+are told apart by a selector, and are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
+from ....common.brokers import Broker
+from ....common.errors import ClacksError
+from .log import LogReader
+from .names import EVENTS, asked_queue, command_key, command_queue, control_log, ingress_queue, own_reply_queue, slot_key, unverified_queue
+from .sequence import SequencedLog
+from .topology import Place, QueueTerms
+
+# The key, and what the queues that it leads to end with, by which the configuration is tried out.
+TRIAL: Final = "trial"
+TRIAL_SECONDS: Final = 5.0
+TRIAL_TTL: Final = 60_000  # milliseconds; what another agent's trial leaves goes by itself
+# How long a refused event stays, in milliseconds: a day.
+REJECTED_TTL: Final = 86_400_000
+# How much longer than its lease a live subscription's events stay, in seconds: it may be renewed late.
+GRACE: Final = 60.0
+# How many messages are taken out of a queue at a time that is to be deleted.
+EMPTIED: Final = 500
+
+_QUEUE: Final = "queue://"
+
+
+class ActiveTopology:
+    """A `Topology`. `account` is the user that all agents of the domain are at the broker. There is an ingress queue for each slot: how
+    many of them get events, the broker's configuration says."""
+
+    def __init__(self, domain: str, node: str, slots: int, account: str) -> None:
+        self._domain, self._node, self._account = domain, node, account
+        self._numbers = range(slots)
+        self._connection: Connection | None = None
+        self._broker: Broker | None = None
+        self._tried = False
+
+    @property
+    def ingress(self) -> Sequence[tuple[str, bool]]:
+        verified = [(ingress_queue(self._domain, number), True) for number in self._numbers]
+        return [*verified, (unverified_queue(self._domain), False)]
+
+    rejected_ttl = REJECTED_TTL
+
+    async def attach(self, connection: Connection, broker: Broker) -> None:
+        self._connection, self._broker = connection, broker
+
+    def _there(self) -> tuple[Connection, Broker]:
+        if self._connection is None or self._broker is None or not self._connection.alive:
+            raise ClacksError("domain-unsettled", reason="the broker cannot be reached")
+        return self._connection, self._broker
+
+    # --- what is declared elsewhere ---
+
+    async def declare(self, targets: Sequence[str]) -> None:
+        """Try the broker's configuration, and make what others send to: they may not make it themselves. Raises ClacksError config-invalid
+        with what is missing."""
+        connection, broker = self._there()
+        try:
+            if not self._tried:
+                await self._try(connection, broker)
+                self._tried = True
+            for key in (EVENTS, *map(slot_key, range(broker.dialect.slots)), *map(command_key, targets)):
+                (await connection.attach_sender(broker.entry(self._domain, key))).close()
+        except AmqpError as error:
+            raise self._wanting(f"the user {self._account!r} may not do what an agent has to ({error.condition})") from error
+
+    async def declare_rejected(self) -> None:
+        """It is there by being used."""
+
+    async def _try(self, connection: Connection, broker: Broker) -> None:
+        """One message has a false user-id and is not mapped. It must be known by its account all the same, and be put aside."""
+        token = uuid.uuid4().hex
+        trial = Draft(b"trial", Properties(user_id=b"nobody", correlation_id=token), ttl=TRIAL_TTL).encode()
+        mapped, aside = ingress_queue(self._domain, TRIAL), unverified_queue(self._domain, TRIAL)
+        known, sent = _Trial(token), _Trial(token)
+        links: list[Link] = []
+        try:
+            for queue, selector, end in ((self._trial, f"JMSXUserID = '{self._account}'", known), (mapped, "", sent), (aside, "", sent)):
+                links.append(link := await connection.attach_receiver(broker.queue(queue, selector=selector), handler=end))
+                link.window = 10
+            for target, end in ((broker.queue(self._trial), known), (broker.entry(self._domain, slot_key(TRIAL)), sent)):
+                links.append(sender := await connection.attach_sender(target, handler=end))
+                await end.wait(end.credited)
+                sender.send(trial)
+            if not await known.wait(known.came):
+                raise self._wanting("it does not say who has sent a message: it has no populateJMSXUserID")
+            if not await sent.wait(sent.came):
+                raise self._wanting(f"what is sent to {self._domain}.{slot_key(TRIAL)} arrives nowhere: there is no such composite queue")
+            if sent.queue != aside:
+                raise self._wanting(
+                    "what it cannot verify is not put aside: agents need the connector with the transformer native, and each composite"
+                    " queue two selectors"
+                )
+        finally:
+            for one in links:
+                one.close()
+
+    @property
+    def _trial(self) -> str:
+        return f"{self._domain}.{TRIAL}"
+
+    def _wanting(self, reason: str) -> ClacksError:
+        return ClacksError(
+            "config-invalid", source="the broker's configuration", reason=reason,
+            hint=f"See docs/domain.md, \"On ActiveMQ\", and use docker/activemq.xml with the name {self._domain}.",
+        )  # fmt: skip
+
+    # --- queues of subscriptions ---
+
+    def check(self, max_bytes: int | None) -> None:
+        if max_bytes is not None:
+            raise ClacksError("link-refused", reason="ActiveMQ has no limit of a queue's bytes. Leave max_bytes out, or use max_age.")
+
+    def spelled(self, queue: str) -> str:
+        _, broker = self._there()
+        return broker.spelled(queue)
+
+    def stay(self, max_age: float, lease: float) -> float | None:
+        return max_age or (lease + GRACE if lease else None)
+
+    async def make(self, queue: str, terms: QueueTerms) -> None:
+        """It is there by being used; whoever may only receive has to find it."""
+        connection, broker = self._there()
+        with contextlib.suppress(AmqpError):
+            (await connection.attach_sender(broker.queue(queue))).close()
+
+    async def delete(self, queue: str) -> None:
+        """Nobody can delete a queue over AMQP: it is emptied, and the broker deletes it when it has been empty and unused for a while."""
+        connection, broker = self._there()
+        taking = _Emptying()
+        try:
+            link = await connection.attach_receiver(broker.queue(queue, exclusive=True), handler=taking)
+            while True:
+                taken = taking.taken
+                await link.drain(EMPTIED)
+                if taking.taken - taken < EMPTIED:
+                    break
+            link.close()
+        except AmqpError as error:
+            raise ClacksError("broker-refused", doing=f"Emptying the queue {queue!r}", reason=str(error.condition), hint="") from error
+
+    async def exists(self, queue: str) -> bool:
+        """It does when it is used."""
+        return True
+
+    # --- the rest ---
+
+    def log(self, reader: LogReader) -> SequencedLog:
+        return SequencedLog(control_log(self._domain), reader)
+
+    def reply_queue(self, user: str, given: str) -> str:
+        """In the form of an address, which the broker makes of a bare name."""
+        _, broker = self._there()
+        return own_reply_queue(self._domain, user, given.removeprefix(_QUEUE), broker.spelled)
+
+    def asked_queue(self, target: str, node: str) -> str:
+        """One where only agents may send: what comes from any of them the broker takes for one sender's."""
+        return asked_queue(self._domain, target, node)
+
+    def places(self, target: str) -> Sequence[Place]:
+        _, broker = self._there()
+        verified = broker.dialect.verified
+        shared, own = command_queue(self._domain, target), command_queue(self._domain, target, self._node)
+        return [
+            Place(shared, shared=True, selector=verified),
+            Place(shared, selector=f"NOT ({verified})", verified=False),
+            Place(own, selector=verified),
+            Place(own, selector=f"NOT ({verified})", verified=False),
+            Place(asked_queue(self._domain, target), shared=True, behalf=True),
+            Place(asked_queue(self._domain, target, self._node), behalf=True),
+        ]
+
+
+class _Trial:
+    """The ends of the trial's links."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self.queue = ""  # where it came
+        self.credited, self.came = asyncio.Event(), asyncio.Event()
+
+    async def wait(self, event: asyncio.Event) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TRIAL_SECONDS):
+                await event.wait()
+        return event.is_set()
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        link.settle(number, ACCEPTED)
+        if Message(encoded).properties.correlation_id == self._token:
+            source = link.remote_source
+            self.queue = str(source and source.address).removeprefix(_QUEUE)
+            self.came.set()
+
+    def credit(self, link: Sender) -> None:
+        self.credited.set()
+
+    def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
+
+
+class _Emptying:
+    """Takes everything, and nobody wants it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        self.taken += 1
+        link.settle(number, ACCEPTED)
+
+    def credit(self, link: Sender) -> None: ...
+
+    def outcome(self, link: Sender, token: object, outcome: Outcome) -> None: ...
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None: ...
