@@ -370,7 +370,7 @@ class DomainActiveMQ(ActiveMQ):
 def domain_configuration(domains: Sequence[str], port: int, agents_port: int) -> str:
     """docker/activemq.xml for these domains on ports of the tests: what names org.clacks stands there once for each of them."""
     tree = etree.parse(Path(__file__).resolve().parents[1] / "docker" / "activemq.xml", etree.XMLParser(remove_comments=True))
-    for one in tree.iter("{*}compositeQueue", "{*}policyEntry", "{*}authorizationEntry"):
+    for one in [*tree.iter("{*}compositeQueue", "{*}queue", "{*}policyEntry", "{*}authorizationEntry")]:
         parent, place = one.getparent(), one.getparent().index(one)
         parent.remove(one)
         text = etree.tostring(one, encoding="unicode", with_tail=False)

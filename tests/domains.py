@@ -272,6 +272,6 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 
 __all__ = [
-    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_at", "messages_in", "new_domain", "number_of", "permit", "phone",
-    "queue_there", "queues_of",
+    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_at", "messages_in", "new_domain",
+    "number_of", "permit", "phone", "queue_there", "queues_of",
 ]  # fmt: skip

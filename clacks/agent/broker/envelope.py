@@ -100,9 +100,10 @@ def marked(encoded: bytes, marks: Mapping[str, Any]) -> bytes:
 class Stamp:
     """Writes the annotations (3.2.3) of the events that an agent accepts: id, sender, time. By hand, because every event has them."""
 
-    def __init__(self, prefix: str) -> None:
-        """Ids begin with `prefix`, which no other agent has and no other run of this one had."""
-        self._prefix = prefix
+    def __init__(self, prefix: str, time: type[int] = Timestamp) -> None:
+        """Ids begin with `prefix`, which no other agent has and no other run of this one had. `time` is the type of the time: int where
+        a broker has no timestamps."""
+        self._prefix, self._time = prefix, time
         self._count = 0
         self._users: dict[str, tuple[bytes, bytes]] = {}  # what stands before the id and between id and time
 
@@ -110,13 +111,14 @@ class Stamp:
         """The section for the next event; `milliseconds` since the epoch; `others` are the sender's annotations that go on."""
         self._count += 1
         if others:
-            own = {ID: f"{self._prefix}{self._count:012x}", USER: user, TIME: Timestamp(milliseconds)}
+            own = {ID: f"{self._prefix}{self._count:012x}", USER: user, TIME: self._time(milliseconds)}
             return annotate(b"", {**others, **own})
         parts = self._users.get(user) or self._learn(user)
         return b"%b%012x%b%b" % (parts[0], self._count, parts[1], milliseconds.to_bytes(8, "big"))
 
     def _learn(self, user: str) -> tuple[bytes, bytes]:
-        whole = annotate(b"", {ID: f"{self._prefix}{0:012x}", USER: user, TIME: Timestamp(0)})
+        # The greatest number has the encoding that each number can have.
+        whole = annotate(b"", {ID: f"{self._prefix}{0:012x}", USER: user, TIME: self._time(2**63 - 1)})
         place = whole.index(b"0" * 12)
         parts = self._users[user] = whole[:place], whole[place + 12 : -8]
         return parts

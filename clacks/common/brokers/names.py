@@ -4,10 +4,14 @@ queue for a user's answers."""
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from ...amqp import Connection
 from .dialects import Broker
 from .management import Management
+
+# The annotation of a message that tells a subscription's consumers that it has ended, where the broker does not.
+ENDED: Final = "x-opt-clacks-ended"
 
 
 def owners_part(user: str) -> str:

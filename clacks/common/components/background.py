@@ -15,7 +15,7 @@ from .client import BusClient
 T = TypeVar("T")
 
 # What a program's end may cost, in seconds: time to say goodbye to an agent that answers, not more for one that does not.
-GOODBYE_SECONDS: Final = 0.5
+GOODBYE_SECONDS: Final = 1.5
 
 
 class Background:

@@ -19,12 +19,14 @@ from ...amqp import (
     Condition,
     Connection,
     Draft,
+    Link,
     LinkHandler,
+    Message,
     Properties,
     Receiver,
     Sender,
 )  # fmt: skip
-from ..brokers import Broker, reply_queue
+from ..brokers import ENDED, Broker, reply_queue
 from ..errors import ClacksError
 from .answers import Answers
 from .command import CORE
@@ -46,10 +48,14 @@ WHY_SECONDS: Final = 5.0
 # How long a goodbye waits for an agent, in seconds: as long as a lease.
 FAREWELL_SECONDS: Final = 60.0
 # What saying goodbye may cost, in seconds: less than the whole of a program's end, so that the connection is closed in order too.
-LEAVE_SECONDS: Final = 0.3
+LEAVE_SECONDS: Final = 1.0
 # Links that have a session of their own, because RabbitMQ 4.0 ends the session of one that it refuses. It has 64 a connection; further
 # subscriptions share one, and are attached again if it ends.
 SESSIONS: Final = 48
+
+# The annotation that says that a subscription has ended, and where in a message it stands if it is there.
+_ENDED: Final = ENDED.encode()
+_FRONT: Final = 200
 
 _NO_QUEUE: Final = frozenset({"amqp:not-found", "amqp:resource-deleted"})
 _HINTS: Final = {
@@ -106,7 +112,7 @@ class DomainRoute:
         publisher = await self._publishers.to(f"command.{target}")
         question = json.dumps({"method": method, "params": params, "id": properties.message_id})
         properties = replace(properties, user_id=self._user, content_type="application/json")
-        outcome = await publisher.send(Draft(question, properties, ttl=int(seconds * 1000), durable=True).encode())
+        outcome = await publisher.send(Draft(question, properties, ttl=int(seconds * 1000)).encode())
         if outcome is RELEASED:
             raise ClacksError("command-unserved", method=f"{method} of {target}")
         if outcome is not ACCEPTED:
@@ -114,7 +120,7 @@ class DomainRoute:
 
     async def _sender(self, key: str) -> Sender:
         def explain(condition: Condition) -> ClacksError:
-            if condition.name in _NO_QUEUE:
+            if condition.name in _NO_QUEUE or self._may_not_make(condition):
                 return self._nobody(key)
             return self._explained(f"Sending to the exchange {self._domain!r}", condition)
 
@@ -136,6 +142,8 @@ class DomainRoute:
 
     async def attach(self, wanted: Wanted, handler: LinkHandler) -> Receiver:
         """To the queue that the subscription has, if there is one: what came while nobody received is in it."""
+        if not self._broker.declares:
+            handler = _Ending(handler)
         if wanted.dead_letters:
             hint = "On a broker, dead letters are a matter of the broker's administrator."
             raise ClacksError("address-unknown", address=f"{self._domain}.dead-letters", hint=hint)
@@ -188,7 +196,7 @@ class DomainRoute:
         """Raises _QueueGone if there is no such queue."""
 
         def explain(condition: Condition) -> ClacksError:
-            error = self._explained(f"Receiving from the queue {queue!r}", condition)
+            error = self._nobody("") if self._may_not_make(condition) else self._explained(f"Receiving from the queue {queue!r}", condition)
             return _QueueGone(error) if condition.name in _NO_QUEUE else error
 
         source = self._broker.queue(queue, exclusive=exclusive)
@@ -239,6 +247,10 @@ class DomainRoute:
     def _alone(self) -> bool:
         return self.connection.links < SESSIONS
 
+    def _may_not_make(self, condition: Condition) -> bool:
+        """Whether a broker says that there is no such queue by not letting this user make it."""
+        return not self._broker.declares and condition.name == "amqp:unauthorized-access" and "to create" in condition.description
+
     def _nobody(self, key: str) -> ClacksError:
         hint = f"Is the domain's name right? An agent of the domain {self._domain} has to have run on this broker once."
         return ClacksError("address-unknown", address=self._broker.entry(self._domain, key).address, hint=hint)
@@ -248,6 +260,25 @@ class DomainRoute:
         if hint is None:
             return ClacksError("connection-lost", url=self._url, reason=f"{doing}: {condition}")
         return ClacksError("broker-refused", doing=doing, reason=condition.description.partition("\n")[0], hint=hint)
+
+
+class _Ending:
+    """The handler of a link to a subscription's queue, where the broker does not delete it under its consumers: a message says so."""
+
+    def __init__(self, handler: LinkHandler) -> None:
+        self._handler = handler
+        self.credit, self.outcome = handler.credit, handler.outcome
+
+    def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        if _ENDED not in encoded[:_FRONT] or not Message(encoded).annotations.get(ENDED):
+            self._handler.message(link, number, encoded, settled)
+            return
+        link.settle(number, ACCEPTED)
+        link.close()
+        self._handler.detached(link, Condition("amqp:resource-deleted", "the subscription has ended"), closed=True)
+
+    def detached(self, link: Link, condition: Condition | None, *, closed: bool) -> None:
+        self._handler.detached(link, condition, closed=closed)
 
 
 class _QueueGone(ClacksError):

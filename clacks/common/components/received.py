@@ -57,7 +57,7 @@ class ReceivedEvent:
             body=body,
             id=str(annotations.get("x-opt-clacks-id", "")),
             user=str(annotations.get("x-opt-clacks-user", "")),
-            time=time.as_datetime() if isinstance(time, Timestamp) else None,
+            time=Timestamp(time).as_datetime() if isinstance(time, int) else None,
             properties=message.application_properties,
             dropped=int(annotations.get("x-opt-clacks-dropped", 0)),
             attempts=int(message.header.delivery_count or 0),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
-from ....common.brokers import Broker
+from ....common.brokers import ENDED, Broker
 from ....common.errors import ClacksError
 from .log import LogReader
 from .names import EVENTS, asked_queue, command_key, command_queue, control_log, ingress_queue, own_reply_queue, slot_key, unverified_queue
@@ -28,6 +28,8 @@ TRIAL_SECONDS: Final = 5.0
 TRIAL_TTL: Final = 60_000  # milliseconds; what another agent's trial leaves goes by itself
 # How long a refused event stays, in milliseconds: a day.
 REJECTED_TTL: Final = 86_400_000
+# How long the word that a subscription has ended waits for its consumers, in milliseconds: for one that has lost its connection.
+ENDED_TTL: Final = 60_000
 # How much longer than its lease a live subscription's events stay, in seconds: it may be renewed late.
 GRACE: Final = 60.0
 # How many messages are taken out of a queue at a time that is to be deleted.
@@ -52,6 +54,8 @@ class ActiveTopology:
         verified = [(ingress_queue(self._domain, number), True) for number in self._numbers]
         return [*verified, (unverified_queue(self._domain), False)]
 
+    time = int  # a message with a timestamp never expires
+    deletes = False
     rejected_ttl = REJECTED_TTL
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
@@ -137,8 +141,9 @@ class ActiveTopology:
         with contextlib.suppress(AmqpError):
             (await connection.attach_sender(broker.queue(queue))).close()
 
-    async def delete(self, queue: str) -> None:
-        """Nobody can delete a queue over AMQP: it is emptied, and the broker deletes it when it has been empty and unused for a while."""
+    async def delete(self, queue: str, *, tell: bool = False) -> None:
+        """Nobody can delete a queue over AMQP: it is emptied, and the broker deletes it when it has been empty and unused for a while. Its
+        consumers find a message that says so."""
         connection, broker = self._there()
         taking = _Emptying()
         try:
@@ -149,6 +154,10 @@ class ActiveTopology:
                 if taking.taken - taken < EMPTIED:
                     break
             link.close()
+            if tell:
+                sender = await connection.attach_sender(broker.queue(queue))
+                sender.send(Draft(b"", annotations={ENDED: True}, ttl=ENDED_TTL).encode(), settled=True)
+                sender.close()
         except AmqpError as error:
             raise ClacksError("broker-refused", doing=f"Emptying the queue {queue!r}", reason=str(error.condition), hint="") from error
 

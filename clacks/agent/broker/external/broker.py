@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lxml import etree
 
@@ -73,6 +73,13 @@ AGAIN: Final = 1.0  # seconds after which the next queue is deleted, when one co
 ANSWERS: Final = 100  # under way to an agent
 
 
+class _Ended(NamedTuple):
+    """When it is given up to delete a queue, and when it is due: 0 is at once."""
+
+    until: float
+    due: float = 0.0
+
+
 class ExternalBroker:
     """One agent's part of a domain on a broker."""
 
@@ -91,14 +98,14 @@ class ExternalBroker:
         self._loop = asyncio.get_running_loop()
         self._vitals = vitals
         self._uplink = Uplink(parse_urls(list(config.broker_url), config.domain), self._up, self._down)
-        self._stamp = Stamp(f"{config.node_id}-{os.urandom(4).hex()}-")
+        self._stamp = Stamp("")
         self._lines: Lines | None = None
         self._outlets: Outlets | None = None
         self._topology: Topology | None = None
         self._asking: dict[str, tuple[str, asyncio.Future[str]]] = {}
         self._unsent: list[tuple[str, bytes, Sent, bool]] = []
         self.ends = Ends()
-        self._ended: dict[str, float] = {}  # queues to be deleted, and until when
+        self._ended: dict[str, _Ended] = {}  # queues to be deleted
         self._restored: set[str] = set()  # those that this agent deletes whoever leads
         self._tasks: set[asyncio.Task[None]] = set()
         self._lane = Lane()
@@ -131,12 +138,13 @@ class ExternalBroker:
         """The broker can be reached (again)."""
         if self._topology is None:
             self._topology = topology_on(lines.broker, self.config, self.control.domain.timing)
+            self._stamp = Stamp(f"{self.config.node_id}-{os.urandom(4).hex()}-", self._topology.time)
             self.ingress = [
                 Ingress(queue, self.config.node_id, self.intake, self._may_take, self._answer, self._reject, self._nodes, verified=verified)
                 for queue, verified in self._topology.ingress
             ]
         self._lines = lines
-        self._ended = dict.fromkeys(self._ended, now() + DELETING)  # while the broker was away nobody could do it
+        self._ended = {queue: _Ended(now() + DELETING) for queue in self._ended}  # while the broker was away nobody could do it
         await self._topology.attach(lines.making, lines.broker)
         await self._topology.declare(self._targets())
         self._outlets = Outlets(lines.giving, lines.broker, self._exists)
@@ -276,7 +284,7 @@ class ExternalBroker:
             self.subscriptions.suspend(known.id, known.suspended)
         elif isinstance(change, SubscriptionRemoved):
             self.subscriptions.remove(change.subscription.id)
-            self._ended[change.subscription.queue] = now() + DELETING
+            self._ended[change.subscription.queue] = _Ended(now() + DELETING)
             self.ends.note(change, now() + DELETING)
         elif isinstance(change, NodeLeft):
             self._left(change)
@@ -317,19 +325,22 @@ class ExternalBroker:
             for queue, end in list(self._ended.items()):
                 if self._lines is None:
                     break
-                if now() > end:
+                if now() > end.until:
                     del self._ended[queue]
                     self._restored.discard(queue)
-                elif queue in self._restored or self.control.domain.leads(now()):
+                elif now() >= end.due and (queue in self._restored or self.control.domain.leads(now())):
                     try:
-                        await self.topology.delete(queue)
+                        await self.topology.delete(queue, tell=not end.due)
                     except ClacksError as error:
                         log.warning("queue not deleted", extra={"queue": queue, "reason": str(error)})
                         self._ended[queue] = self._ended.pop(queue)  # the others are not to wait for it
                         await asyncio.sleep(AGAIN)
                         break
-                    self._ended.pop(queue, None)
-                    self._restored.discard(queue)
+                    if self.topology.deletes or end.due:
+                        self._ended.pop(queue, None)
+                        self._restored.discard(queue)
+                    elif queue in self._ended:  # until then others may have sent there, and it is there again
+                        self._ended[queue] = end._replace(due=now() + 2 * self.control.domain.timing.lease)
 
     async def restore(self, known: Known, terms: QueueTerms) -> None:
         """Make the queue of a subscription again: the broker may have lost it, or somebody deleted it, and its owner alone knows its

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from ....amqp import Connection
+from ....amqp import Connection, Timestamp
 from ....common.brokers import Broker, Management
 from ....common.errors import ClacksError
 from ...domain import Timing
@@ -44,6 +44,8 @@ class RabbitTopology:
     def ingress(self) -> Sequence[tuple[str, bool]]:
         return [(queue, True) for queue in self._ingress]
 
+    time = Timestamp
+    deletes = True
     rejected_ttl = None  # its bytes are limited
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
@@ -115,7 +117,7 @@ class RabbitTopology:
             if error.values.get("status") != 409:  # it is there, with other limits
                 raise
 
-    async def delete(self, queue: str) -> None:
+    async def delete(self, queue: str, *, tell: bool = False) -> None:
         await (await self._management()).delete_queue(queue)
 
     async def exists(self, queue: str) -> bool:

@@ -50,6 +50,14 @@ class Topology(Protocol):
         """The queues of events, each with whether the broker has verified who sends what is in it."""
 
     @property
+    def time(self) -> type[int]:
+        """The type of the time in an event's annotations."""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether what is deleted is not there any more; otherwise it is by being used."""
+
+    @property
     def rejected_ttl(self) -> int | None:
         """How many milliseconds a refused event is kept, where the queue has no other limit."""
 
@@ -75,8 +83,8 @@ class Topology(Protocol):
     async def make(self, queue: str, terms: QueueTerms) -> None:
         """The queue of a subscription; nothing happens if there is one. Raises ClacksError."""
 
-    async def delete(self, queue: str) -> None:
-        """With what is in it; nothing is wrong if there is none. Raises ClacksError."""
+    async def delete(self, queue: str, *, tell: bool = False) -> None:
+        """With what is in it; nothing is wrong if there is none. `tell` its consumers, if the broker does not. Raises ClacksError."""
 
     async def exists(self, queue: str) -> bool:
         """Raises ClacksError if that cannot be found out."""
