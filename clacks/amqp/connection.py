@@ -49,6 +49,9 @@ IDLE_LEAST: Final = 100
 # Bytes that are taken of a peer whose socket is full, before it has to wait until it reads: somebody who asks and asks, and reads none of
 # the answers. In the engine a session that is begun and ended costs 60 times the bytes it came in while its end is not written.
 HEARD_LIMIT: Final = 256 * 1024
+# Bytes that a client reads ahead of what it works off. A broker that reads nothing while it writes (ActiveMQ) must not be kept writing:
+# where the buffers of both directions are full, two ends of one connection were seen to wait for each other for good (Linux 6.18).
+READ_AHEAD: Final = 4 * 2**20
 
 # How long a session of ours that the peer has ended keeps its channel, in seconds. RabbitMQ 4.0 does not hear what comes at once on the
 # channel of a session that it has just ended: half of the attaches that followed a refused one had no answer.
@@ -288,7 +291,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._reading = Reading(self.loop, self._transport, self._receive)
+        self._reading = Reading(self.loop, self._transport, self._receive, 0 if self._server else READ_AHEAD)
         self._attaches = Attaches(self.loop, self._answer_attach)
         self.peer = transport.get_extra_info("peername")
         self.secure = transport.get_extra_info("ssl_object") is not None

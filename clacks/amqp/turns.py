@@ -44,13 +44,16 @@ class Turns:
 
 
 class Reading(Turns):
-    """Bytes on their way to `take`; the socket is not read while some are left."""
+    """Bytes on their way to `take`; the socket is not read while more than `ahead` of them are left."""
 
-    __slots__ = ("_held", "_take", "_transport", "_unread")
+    __slots__ = ("_ahead", "_held", "_paused", "_take", "_transport", "_unread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, take: Callable[[bytes], None], ahead: int = 0
+    ) -> None:
         super().__init__(loop)
-        self._transport, self._take = transport, take
+        self._transport, self._take, self._ahead = transport, take, ahead
+        self._paused = False
         self._unread = bytearray()
         self._held = False
 
@@ -58,19 +61,25 @@ class Reading(Turns):
         if len(data) <= TURN_SIZE and not self._unread and not self._held:
             self._take(data)
             return
-        if not self._unread and not self._held and not self._transport.is_closing():
-            self._transport.pause_reading()
-            self._go_on_soon()
         self._unread += data
+        self._adjust()
+        if not self._held:
+            self._go_on_soon()
+
+    def _adjust(self) -> None:
+        """Read the socket, or not."""
+        paused = self._held or len(self._unread) > self._ahead
+        if paused != self._paused and not self._transport.is_closing():
+            self._paused = paused
+            (self._transport.pause_reading if paused else self._transport.resume_reading)()
 
     def hold(self, held: bool) -> None:
         """Take nothing until it is not held any more: the peer has to wait."""
         if held == self._held or self._transport.is_closing():
             return
         self._held = held
-        if not self._unread:
-            (self._transport.pause_reading if held else self._transport.resume_reading)()
-        elif not held:
+        self._adjust()
+        if self._unread and not held:
             self._go_on_soon()
 
     def stop(self) -> None:
@@ -87,8 +96,7 @@ class Reading(Turns):
         except BaseException:
             self._transport.abort()  # as the loop does when it calls `add`: a socket that nobody reads any more is not to stay
             raise
-        if not self._unread and not self._held and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._adjust()
         return bool(self._unread)
 
 

@@ -90,7 +90,7 @@ class BusClient:
         from .domain import DomainRoute  # loaded by those who meet a broker
 
         try:
-            return DomainRoute(connection, domain_broker(connection.remote_properties, url), url, self.domain, self._leases)
+            return DomainRoute(connection, domain_broker(connection.remote_properties, url), url, self.domain, self._leases, self._dial)
         except ClacksError:
             connection.close()
             raise

@@ -26,10 +26,11 @@ from ...amqp import (
     Receiver,
     Sender,
 )  # fmt: skip
-from ..brokers import ENDED, Broker, reply_queue
+from ..brokers import ENDED, Broker, Feature, reply_queue
 from ..errors import ClacksError
 from .answers import Answers
 from .command import CORE
+from .dialling import Dial
 from .leases import Lease, Leases
 from .links import attached
 from .publisher import Publishers
@@ -68,8 +69,9 @@ _HINTS: Final = {
 class DomainRoute:
     """A `Route` through a broker."""
 
-    def __init__(self, connection: Connection, broker: Broker, url: Url, domain: str, leases: Leases) -> None:
-        """Raises ClacksError url-invalid without a user's name: every message has to say who sends it, and the broker checks."""
+    def __init__(self, connection: Connection, broker: Broker, url: Url, domain: str, leases: Leases, dial: Dial) -> None:
+        """`dial` makes another connection where one is needed. Raises ClacksError url-invalid without a user's name: every message has to
+        say who sends it, and the broker checks."""
         if not url.user:
             raise ClacksError("url-invalid", url=str(url), reason="it names no user, which a broker wants to know of every message")
         self.connection = connection
@@ -80,7 +82,14 @@ class DomainRoute:
         self._publishers = Publishers(self._sender, url)
         self._answers = Answers(url)
         self._attaching = asyncio.Lock()
+        self._dial, self._dialling = dial, asyncio.Lock()
+        self._sending: Connection | None = None
+        connection.lost.add_done_callback(self._lost)
         self._farewells: set[asyncio.Task[None]] = set()
+
+    def _lost(self, lost: asyncio.Future[None]) -> None:
+        if self._sending is not None:
+            self._sending.abort()
 
     # --- publishing and asking ---
 
@@ -122,11 +131,20 @@ class DomainRoute:
         def explain(condition: Condition) -> ClacksError:
             if condition.name in _NO_QUEUE or self._may_not_make(condition):
                 return self._nobody(key)
-            return self._explained(f"Sending to the exchange {self._domain!r}", condition)
+            return self._explained(f"Sending to {target.address}", condition)
 
         target = self._broker.entry(self._domain, key)
-        link: Sender = await attached(self.connection.attach_sender(target, alone=self._alone), explain)
+        link: Sender = await attached((await self._outwards()).attach_sender(target, alone=self._alone), explain)
         return link
+
+    async def _outwards(self) -> Connection:
+        """The connection to send on: another one than to receive on, where a broker reads nothing while it writes. Raises ClacksError."""
+        if self._broker.has(Feature.BOTH_WAYS):
+            return self.connection
+        async with self._dialling:
+            if self._sending is None or not self._sending.alive:
+                self._sending = await self._dial(self._url)
+            return self._sending
 
     async def _replies(self) -> Answers:
         """The link to the reply queue, both made when they are first needed. The queue goes with the connection."""
@@ -240,6 +258,8 @@ class DomainRoute:
             self._end(lease, delete=False)
         if self._farewells:
             await asyncio.wait(self._farewells, timeout=LEAVE_SECONDS)
+        if self._sending is not None:
+            self._sending.close()
 
     # --- what a broker says ---
 
