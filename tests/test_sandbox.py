@@ -83,9 +83,13 @@ async def main():
     sandbox.submit(Job("a", ["true()"], b"<a/>", {}, lambda answer: ready.set()))
     ready = asyncio.Event()
     await ready.wait()
-    print(sandbox._idle[0]._process.pid, flush=True)
+    worker = sandbox._idle[0]
+    print(worker._process.pid, flush=True)
+    before, _ = worker._usage()
     sandbox.submit(Job("a", [sys.argv[1]], b"<a/>", {}, lambda answer: None))
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(20):
+        while worker._usage()[0] < before + 0.1:  # it is at work
+            await asyncio.sleep(0.01)
     os.kill(os.getpid(), 9)
 asyncio.run(main())
 """
