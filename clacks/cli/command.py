@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import click
 
 from .. import __version__
+from ..common import amounts
 from ..common.errors import EXIT_FAILED, ClacksError
 from . import EXIT_INTERRUPTED
 from .output import print_error, print_json, print_sentence
@@ -22,6 +23,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Set to anything, it shows the traceback of an unexpected error.
 DEBUG = "CLACKS_DEBUG"
+
+
+class Amount(click.ParamType):  # type: ignore[type-arg]  # before click 8.2 it takes none
+    """A value with a unit behind it, as `parse` reads it."""
+
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+TIME: Final = Amount("time", amounts.seconds)
+SIZE: Final = Amount("size", amounts.size)
 
 
 class _UsageError(click.UsageError):
