@@ -136,6 +136,13 @@ def test_a_dry_run_needs_no_agent() -> None:
     )
 
 
+def test_a_dry_run_as_json_says_that_nothing_was_sent() -> None:
+    result = run(None, "--dry-run", "--json", *PHONE)
+    told = json.loads(result.stdout)
+    assert run(None, "--dry-run", *PHONE).stdout == told.pop("xml")
+    assert (result.exit_code, told) == (0, {"accepted": False, "dry_run": True, "event": "PhoneStatus", "bytes": 183})
+
+
 def test_an_agent_that_does_not_say_what_became_of_it_is_not_waited_for(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent.agent.broker.intake, "submit", lambda *event: None)
     result = run(agent, "--timeout", "0.1s", "--json", *PHONE)

@@ -67,7 +67,12 @@ def send_event(
         raise click.UsageError("An event cannot expire that late. Give a --ttl of 49d at most, or none.")
     body = _event(name, fields, file)
     if dry_run:
-        click.echo(body.rstrip(b"\n"))
+        if as_json:
+            from ..common.event import to_text
+
+            print_json({"accepted": False, "dry_run": True, "event": _called(name, body), "bytes": len(body), "xml": to_text(body)})
+        else:
+            click.echo(body.rstrip(b"\n"))
         return
     values = dict(_pair(text) for text in properties)
 
