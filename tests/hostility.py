@@ -270,6 +270,10 @@ ENDLESS: dict[str, dict[str, Any]] = {
 # --- a user who asks for more and more -----------------------------------------------------------------------------------------------
 
 
+# Seconds without a word after which an agent will not give more room: it answers in milliseconds.
+SILENCE = 2.0
+
+
 class Bare:
     """A client of bare frames, in one session, who does what no client library would do."""
 
@@ -330,7 +334,8 @@ class Bare:
         threading.Thread(target=read, daemon=True).start()
 
     def message(self, handle: int, encoded: bytes, *, settled: bool = True) -> bool:
-        """Send one, when session and link let it in; False if the connection is gone."""
+        """Send one, when session and link let it in; False if the connection is gone, or nothing comes that would."""
+        self._socket.settimeout(SILENCE)
         parts = [encoded[start : start + 30_000] for start in range(0, len(encoded), 30_000)]
         while self.window < self.sent + len(parts) or self.credit <= self.deliveries:
             try:

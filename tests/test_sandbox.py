@@ -210,7 +210,7 @@ def test_a_consumer_hears_why_its_filter_is_suspended() -> None:
             consumer.join(20)
 
 
-def test_who_leaves_takes_its_questions_along(agent: RunningAgent) -> None:
+def test_who_leaves_takes_its_questions_along(tmp_path: Path) -> None:
     async def scene(one: Peer) -> None:
         link, _ = await one.subscribe(ENDLESS)
         await one.publish(Draft(phone()))
@@ -220,4 +220,5 @@ def test_who_leaves_takes_its_questions_along(agent: RunningAgent) -> None:
         await one.publish(Draft(phone()))
         await until(lambda: dear.received, "the next one is served")
 
-    play(agent, scene)
+    with RunningAgent(tmp_path, {"sandbox.seconds": 0.2}) as agent:
+        play(agent, scene)
