@@ -7,6 +7,7 @@ tests/test_fuzz.py (hypothesis), tests/fuzzing.py (random, or guided by coverage
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import json
@@ -246,8 +247,10 @@ WORDS_TOML = (
 
 @cache
 def _served() -> LocalBus:
-    """One bus for the process; its threads are daemons, and it holds nothing outside of it."""
-    return LocalBus().__enter__()
+    """One bus for the process."""
+    bus = LocalBus().__enter__()
+    atexit.register(bus.__exit__, None, None, None)
+    return bus
 
 
 def play_json(data: bytes) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,20 @@ async def rounds(bus: LocalBus, seed: int, *, count: int | None = None, seconds:
         data = changed(traffic, rng)
         if keep is not None:
             keep.write_bytes(data)
-        await play(bus, data, rng)
+        with _named(data):
+            await play(bus, data, rng)
         done += 1
     return done
+
+
+@contextlib.contextmanager
+def _named(data: bytes) -> Iterator[None]:
+    """A fault says what it is one of."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"of {data!r}")
+        raise
 
 
 def handshakes(rng: random.Random) -> bytes:
@@ -224,14 +236,16 @@ def repeat(target: Target, seed: int, *, count: int | None = None, seconds: floa
     """So many rounds of a target of tests/fuzz_targets.py, or as many as fit; how many there were. Raises whatever is a fault."""
     seeds, rng = target.seeds(), random.Random(seed)
     for data in seeds:
-        target.play(data)
+        with _named(data):
+            target.play(data)
     end = time.monotonic() + (seconds or 1e9)
     done = 0
     while (count is None or done < count) and time.monotonic() < end:
         data = mutated(target, seeds, rng)
         if keep is not None:
             keep.write_bytes(data)
-        target.play(data)
+        with _named(data):
+            target.play(data)
         done += 1
     return done
 
@@ -272,6 +286,7 @@ def main() -> None:
         return
     with LocalBus() as bus:
         done = bus._background.run(rounds(bus, arguments.seed, seconds=arguments.seconds, keep=arguments.keep))
+        assert bus.proxy().getSessionUser() == "admin", "it still serves"
         print(f"{done} rounds; what is left at the broker: {len(bus.agent.broker.subscriptions.all)} subscriptions")
 
 

@@ -22,6 +22,7 @@ from uuid import UUID
 from clacks.amqp.codec import Described, Symbol, UByte, UInt, decode, encode
 from clacks.amqp.message import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATIONS, PROPERTIES, VALUE
 from clacks.common.xml import Limits
+from clacks.xquery.module import MAX_LENGTH
 from samples import EVENTS, phone
 
 LIMITS = Limits()
@@ -269,6 +270,10 @@ ENDLESS: dict[str, dict[str, Any]] = {
 # --- a user who asks for more and more -----------------------------------------------------------------------------------------------
 
 
+# Seconds without a word after which an agent will not give more room: it answers in milliseconds.
+SILENCE = 2.0
+
+
 class Bare:
     """A client of bare frames, in one session, who does what no client library would do."""
 
@@ -329,7 +334,8 @@ class Bare:
         threading.Thread(target=read, daemon=True).start()
 
     def message(self, handle: int, encoded: bytes, *, settled: bool = True) -> bool:
-        """Send one, when session and link let it in; False if the connection is gone."""
+        """Send one, when session and link let it in; False if the connection is gone, or nothing comes that would."""
+        self._socket.settimeout(SILENCE)
         parts = [encoded[start : start + 30_000] for start in range(0, len(encoded), 30_000)]
         while self.window < self.sent + len(parts) or self.credit <= self.deliveries:
             try:
@@ -384,17 +390,18 @@ def refused_links(bare: Bare) -> Iterator[None]:
 
 
 def filters_without_end(bare: Bare) -> Iterator[None]:
-    """Long ones, attached and detached before they are compiled."""
-    bare.read_all()
-    text = "/*:Event[" + " or ".join(f"a{number}='{number}'" for number in range(1_800)) + "]["
+    """As long as may be, attached and detached before they are compiled."""
+    text = "/*:Event[" + " or ".join(f"a{number}='{number}'" for number in range(MAX_LENGTH // 16)) + "]["
     for start in count(0, 100):
         filters = (
             {Symbol("x"): Described(Symbol("apache.org:xquery-filter:string"), f"{text}{number}")} for number in range(start, start + 100)
         )
         sources = (Described(0x28, ["org.clacks", UInt(0), None, UInt(0), False, None, None, one]) for one in filters)
-        bare.send(*(attach(f"l{handle}", handle, source=source) for handle, source in enumerate(sources)))
-        time.sleep(0.1)  # they are answered two in a turn
-        bare.send(*(framed(_DETACH, UInt(handle), True) for handle in range(100)))
+        attaches = [attach(f"l{handle}", handle, source=source) for handle, source in enumerate(sources)]
+        bare.send(*attaches, attach("last", 100, to="nowhere"))
+        while bare.until(_ATTACH)[1][0] != "last":  # attaches are answered in their order: this one, which is refused, is the last
+            pass
+        bare.send(*(framed(_DETACH, UInt(handle), True) for handle in range(101)))
         yield
 
 
@@ -456,7 +463,7 @@ GREEDY: dict[str, tuple[Callable[[Bare], Iterator[None]], int, int]] = {
     "sessions": (sessions_without_end, 24 * 2**20, 20),
     "links": (links_without_end, 24 * 2**20, 600),
     "refused links": (refused_links, 40 * 2**20, 60),
-    "filters": (filters_without_end, 40 * 2**20, 30),
+    "filters": (filters_without_end, 40 * 2**20, 40),
     "unsettled": (never_settled, 40 * 2**20, 20),
     "addresses": (addresses_without_end, 24 * 2**20, 20),
     "answers": (answers_without_end, 224 * 2**20, 6),

@@ -507,9 +507,9 @@ class Machine:
         async with self._agent(None, 0) as process:
             await self._receive_all()
             await self._until(lambda: all(one.others for one in told), "the agent's own events have come")
-            await asyncio.sleep(2 * SETTLED_SECONDS)  # so that they are settled in the file too
             for connection in self._connections:
-                connection.abort()
+                connection.close()  # and not abort: what they have settled arrives before
+                await connection.wait_closed()
             return await process.stop()
 
     def _left(self) -> list[str]:

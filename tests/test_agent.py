@@ -38,6 +38,13 @@ def test_flags_before_environment_before_file_before_default(tmp_path: Path) -> 
     assert load(file, {}, environment).listen == ("localhost:2", "localhost:3")
 
 
+def test_seconds_may_have_a_unit(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('idle_timeout = "5m"\nstatus_interval = 2.5\n')
+    config = load(file, {}, {"CLACKS_DRAIN_TIMEOUT": "0.5s", "CLACKS_BROKER_LEASE": "90"})
+    assert (config.idle_timeout, config.status_interval, config.drain_timeout, config.broker_lease) == (300, 2.5, 0.5, 90)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -50,6 +57,8 @@ def test_flags_before_environment_before_file_before_default(tmp_path: Path) -> 
         ("[limits]\nevent_size = 1", "from 1024"),
         ("[tls]\ncertificate = '/x'", "tls.key"),
         ("idle_timeout = -1", "number of seconds"),
+        ("idle_timeout = '2d'", "up to a day"),
+        ("idle_timeout = '5 minutes'", "a time like 30s, 15m or 12h"),
         ("[log]\nlevel = 'loud'", "one of debug"),
         ("domain = ", "not TOML"),
     ],

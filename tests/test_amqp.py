@@ -44,6 +44,7 @@ from clacks.amqp import (
 )  # fmt: skip
 from clacks.amqp import connection as connections
 from clacks.amqp.codec import UInt
+from clacks.amqp.engine import lib
 from clacks.amqp.link import OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
 from frames import ByHand
@@ -530,7 +531,11 @@ async def test_a_silent_peer_is_dropped_after_the_idle_time_out() -> None:
     async with serving(server, idle_timeout=0.2) as listener:
         connection = await dialled(listener)
         link = await connection.attach_receiver(Terminus("x"))
-        await asyncio.sleep(0.6)  # three time-outs long the empty frames keep it open
+        engine = next(iter(listener.connections))._engine
+        assert engine is not None
+        heard = lib.pn_transport_get_frames_input(engine.transport)
+        # Twelve, since it asks for one in a quarter of its time-out: three time-outs long they keep it open.
+        await until(lambda: lib.pn_transport_get_frames_input(engine.transport) >= heard + 12, "empty frames")
         assert link.alive
         connection._timer.cancel()  # type: ignore[union-attr]
         await until(lambda: server.closed_with, "it is dropped")
@@ -551,15 +556,18 @@ async def test_a_peer_that_reads_nothing_blocks_its_sender_and_costs_a_bounded_a
         await until(lambda: sender.sendable, "credit")
         assert connection._transport is not None
         connection._transport.pause_reading()
-        sent = idle = 0
-        while idle < 50:  # turns of the loop without a way to send
-            burst = 0
+        sent = 0
+
+        def stuffed() -> bool:
+            """Nothing more can be sent, though what was to be written since the last look is."""
+            nonlocal sent
+            before = sent
             while sender.sendable:
                 sender.send(b"x" * 1000)
-                burst += 1
-            sent += burst
-            idle = 0 if burst else idle + 1
-            await asyncio.sleep(0.001)
+                sent += 1
+            return sent == before and not sender.connection.touched
+
+        await until(stuffed, "the sender is blocked")
         assert sent * 1000 < 8 * 1024 * 1024 + 2 * OUTPUT_LIMIT  # the session's window (2.5.6), what the socket holds, and ours
         before = server.ends[0].credits
         connection._transport.resume_reading()

@@ -80,7 +80,7 @@ def prepare_agent(agent: Agent) -> None:
 
 
 # Small, so that limits are soon reached.
-SETTINGS = {"durable.per_user": 6, "queue.deliveries": 3, "sandbox.seconds": 0.2}
+SETTINGS = {"durable.per_user": 6, "queue.deliveries": 3, "sandbox.seconds": 0.1}
 
 
 # What differs by design (docs/domain.md), and why.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from clacks.agent.config import CLIENTS_VARIABLES
-from clacks.cli.command import Command, json_option
+from clacks.cli.command import TIME, Command, json_option
 from clacks.cli.docs import ENVIRONMENT, PAGES, commands
 from clacks.cli.fields import build_event
+from clacks.common import amounts
 from clacks.common.errors import EXIT_CODES, ClacksError, Problem
 from clacks.common.event import to_bytes
 from clacks.common.schema import SchemaRegistry
@@ -143,6 +145,8 @@ def test_what_is_slow_to_load_is_loaded_where_it_is_used(environment: dict[str, 
         ("sendEvent PhoneStatus CallerId=1 ReceiverId=2 Status=busy", 0, ""),
         ("sendEvent", 2, "Which event?"),
         ("sendEvent PhoneStatus Status", 2, "it has no ="),
+        ("clacks statu", 2, "Try 'clacks --help' for help.\n\nerror: No such command 'statu'."),
+        ("clacks cert server --days x", 2, "Try 'clacks cert server --help' for help.\n\nerror: Invalid value for '--days'"),
         ("clacks consume '//a['", 2, "The filter does not compile: line 1"),
         ("clacks call getNode", 2, "Did you mean getNodes?"),
         ("clacks schemas PhoneStatu", 2, "Did you mean PhoneStatus?"),
@@ -166,7 +170,7 @@ def test_exit_codes(agent: RunningAgent, environment: dict[str, str], typed: str
     assert "\x1b" not in result.stdout + result.stderr
     if code:
         assert result.stdout == ""
-        assert re.search("^error: ", result.stderr, re.M | re.I)
+        assert re.search("^error: ", result.stderr, re.M)
 
 
 @click.command(cls=Command)
@@ -211,6 +215,34 @@ def test_an_error_is_json_with_json() -> None:
 def test_interrupted() -> None:
     result = CliRunner().invoke(failing, ["interrupt"])
     assert (result.exit_code, result.output) == (130, "")
+
+
+# --- amounts ---
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "amount"),
+    [
+        (amounts.seconds, "30", 30), (amounts.seconds, "30s", 30), (amounts.seconds, "5m", 300), (amounts.seconds, "1.5h", 5400),
+        (amounts.seconds, "2d", 172800), (amounts.seconds, ".5", 0.5), (amounts.size, "17", 17), (amounts.size, "64M", 64 * 2**20),
+    ],
+)  # fmt: skip
+def test_an_amount(parse: Callable[[str], float], text: str, amount: float) -> None:
+    assert parse(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "0s", "-1", "1w", "5 minutes", "1h30m", "nan", "inf", "infd", "1e999", "M"])
+def test_no_amount(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{text}' is no time. Write it like 30s"):
+        amounts.seconds(text)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_time_is_typed_in_the_same_way(name: str) -> None:
+    for option in commands()[name].params:
+        if option.name in ("timeout", "ttl", "max_age"):
+            assert option.type is TIME
+            assert "30s, 15m, 12h, 7d, or seconds" in (getattr(option, "help", None) or ""), option.name
 
 
 # --- quiet ends ---

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
 import signal
+import socket
 import string
 import subprocess
 import sys
@@ -207,6 +209,30 @@ def field(path: str, type_: str = "string", most: int | None = 1) -> dict[str, o
 def test_an_event_as_json(fields: list[dict[str, object]], inside: str, content: object) -> None:
     answer = Projection([{"name": "A", "fields": fields}]).of(received("A", inside))
     assert answer["content"] == content
+
+
+# --- agents that do not answer ---
+
+ASKING = ["status", "schemas", "call getNodes", "subscriptions", "subscriptions show a", "subscriptions delete a", "subscriptions replay a"]
+
+
+@pytest.mark.parametrize("typed", ASKING)
+def test_who_is_reached_and_says_nothing_is_not_waited_for(typed: str) -> None:
+    with socket.create_server(("localhost", 0)) as listening:
+        url = f"amqp://admin:secret@localhost:{listening.getsockname()[1]}"
+        result = CliRunner().invoke(clacks, [*typed.split(), "--timeout", "0.1s", "--url", url])
+    assert (result.exit_code, "no answer within 0.1 s" in result.stderr) == (5, True), result.stderr
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize("typed", ASKING)
+def test_what_is_not_answered_is_not_waited_for(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    async def never(*command: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(agent.agent.commands, "dispatch", never)
+    result = run(agent, *typed.split(), "--timeout", "0.1s")
+    assert (result.exit_code, "was not answered within 0.1 s" in result.stderr) == (6, True), result.stderr
 
 
 # --- call ---

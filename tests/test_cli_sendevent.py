@@ -103,7 +103,7 @@ def test_what_is_published_arrives_with_its_properties(agent: RunningAgent) -> N
     xquery = "declare variable $site external; $site = 'oslo' and /*:Event/*:PhoneStatus"
     with AMQPEventConsumer(agent.url(), xquery=xquery, callback=got.append):
         assert run(agent, *PHONE).exit_code == 0
-        assert run(agent, "--property", "site=oslo", "--ttl", "60", *PHONE).exit_code == 0
+        assert run(agent, "--property", "site=oslo", "--ttl", "1m", *PHONE).exit_code == 0
         wait_for(lambda: got, "the event arrives")
     assert [str(event.PhoneStatus.CallerId.text) for event in got] == ["012345"]
 
@@ -136,6 +136,21 @@ def test_a_dry_run_needs_no_agent() -> None:
     )
 
 
+def test_a_dry_run_as_json_says_that_nothing_was_sent() -> None:
+    result = run(None, "--dry-run", "--json", *PHONE)
+    told = json.loads(result.stdout)
+    assert run(None, "--dry-run", *PHONE).stdout == told.pop("xml")
+    assert (result.exit_code, told) == (0, {"accepted": False, "dry_run": True, "event": "PhoneStatus", "bytes": 183})
+
+
+def test_an_agent_that_does_not_say_what_became_of_it_is_not_waited_for(agent: RunningAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent.agent.broker.intake, "submit", lambda *event: None)
+    result = run(agent, "--timeout", "0.1s", "--json", *PHONE)
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["code"]) == (6, "event-unanswered")
+    assert "within 0.1 s" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -145,6 +160,7 @@ def test_a_dry_run_needs_no_agent() -> None:
         (["--file", "/nowhere"], "/nowhere cannot be read: No such file or directory"),
         (["PhoneStatus", "--property", "a"], "The property 'a' is not NAME=VALUE."),
         (["PhoneStatus", "--ttl", "0"], "Invalid value for '--ttl'"),
+        (["PhoneStatus", "--ttl", "50d"], "Give a --ttl of 49d at most"),
     ],
 )
 def test_usage(arguments: list[str], said: str, tmp_path: Path) -> None:

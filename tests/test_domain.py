@@ -729,15 +729,11 @@ async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Dom
     assert '"result": 3' in await queue._answer("anna", {"method": "add", "params": [1, 2], "id": 1})
     assert '"result": "three"' in await queue._answer("anna", {"method": "first", "params": ["three"], "id": 1})
     assert '"three": {"result": "three"' in await queue._answer("anna", {"method": "names", "params": [], "id": 1})
-    for method in ("slow", "who"):  # there is no other to run the second one again
-        asked = asyncio.create_task(queue._answer("anna", {"method": method, "params": [method], "id": 1}))
-        await until(lambda method=method, plugin=plugin: method in plugin.runs, "it runs")  # type: ignore[misc]
-        domain.crash("three")
-        assert "command-interrupted" in await asked
-        if method == "slow":
-            plugin = Plugin("three")
-            await domain.agent("three", serving(plugin))
-            await until(lambda: broker.elsewhere("plugin", "who") == ["three"], "it is back")
+    methods = ("slow", "who")  # there is no other to run the second one again
+    asked = [asyncio.create_task(queue._answer("anna", {"method": method, "params": [method], "id": 1})) for method in methods]
+    await until(lambda: plugin.waiting == len(methods), "they run")
+    domain.crash("three")
+    assert all("command-interrupted" in answer for answer in await asyncio.gather(*asked))
 
 
 @on()

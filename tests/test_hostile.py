@@ -202,7 +202,7 @@ def test_a_publisher_in_full_flow_takes_turns(agent: RunningAgent) -> None:
         agent.loop.call_soon_threadsafe(held.wait, DEADLINE)
         for _ in range(count):
             publisher.send(message)
-        await asyncio.sleep(0)  # all are written at the end of this turn
+        await until(lambda: not connection.touched, "all are written")
         held.set()
         await until(lambda: len(end.outcomes) == count, "all are settled")
         await closed(connection)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..amqp import GateLimits, Options
+from ..common.amounts import seconds
 from ..common.errors import ClacksError
 from ..common.xml import Limits
 
@@ -87,11 +88,11 @@ def _count(least: int, most: int) -> Callable[[Any], int]:
 
 def _seconds(value: Any) -> float:
     try:
-        number = float(value)
+        number = seconds(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
     if not 0 < number <= 86400:
-        raise ValueError("a number of seconds, above 0 and up to 86400, is expected")
+        raise ValueError("a time like 30s, 15m or 12h, or a number of seconds, is expected, above 0 and up to a day")
     return number
 
 

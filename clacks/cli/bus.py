@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..common.errors import ClacksError
+from .command import TIME
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
@@ -24,15 +25,22 @@ def url_option(function: F) -> F:
     return click.option("--url", metavar="U", envvar="CLACKS_URL", default=DEFAULT_URL, show_envvar=True, help=text)(function)
 
 
-def on_bus(url: str, work: Callable[[BusClient], Awaitable[T]]) -> T:
-    """Connect, do the work, say goodbye. Raises ClacksError, and KeyboardInterrupt for Ctrl-C."""
+def timeout_option(function: F) -> F:
+    text = "How long to wait until the agent is reached, and again for its answer; 30s, 15m, 12h, 7d, or seconds."
+    return click.option("--timeout", metavar="T", type=TIME, default="30s", show_default=True, help=text)(function)
+
+
+def on_bus(url: str, work: Callable[[BusClient], Awaitable[T]], timeout: float | None = None) -> T:
+    """Connect, do the work, say goodbye. `timeout` (seconds) is for connecting, and for each call that the work does. Raises ClacksError,
+    and KeyboardInterrupt for Ctrl-C."""
     import asyncio
 
     from ..common.components.client import BusClient
 
     async def main() -> T:
-        client = BusClient(url)
+        client = BusClient(url) if timeout is None else BusClient(url, timeout=timeout)
         try:
+            await _reach(client, timeout)
             async with client:
                 return await work(client)
         except ClacksError as error:
@@ -42,6 +50,16 @@ def on_bus(url: str, work: Callable[[BusClient], Awaitable[T]]) -> T:
             raise
 
     return asyncio.run(main())
+
+
+async def _reach(client: BusClient, timeout: float | None) -> None:
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout):
+            await client.route()
+    except TimeoutError as error:
+        raise ClacksError("unreachable", url=", ".join(map(str, client.urls)), reason=f"no answer within {timeout:g} s") from error
 
 
 def _example(url: str) -> str:

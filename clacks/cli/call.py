@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .bus import on_bus, url_option
+from .bus import on_bus, timeout_option, url_option
 from .command import Command, json_option
 from .output import print_json, print_pretty
 
@@ -34,9 +34,7 @@ _KEYWORD: Final = re.compile(r"[A-Za-z_]\w*=")
 @click.option(
     "--target", default="core", show_default=True, metavar="T", help="The commands' queue: core, a plugin's, or core.NODE for one agent."
 )
-@click.option(
-    "--timeout", metavar="S", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds to wait."
-)
+@timeout_option
 @url_option
 @json_option
 def call(method: str, arguments: tuple[str, ...], target: str, timeout: float, url: str, as_json: bool) -> None:
@@ -50,9 +48,9 @@ def call(method: str, arguments: tuple[str, ...], target: str, timeout: float, u
     positional, named = _arguments(arguments)
 
     async def work(bus: BusClient) -> Any:
-        return await bus.request(method, named or list(positional), target=target, timeout=timeout)
+        return await bus.request(method, named or list(positional), target=target)
 
-    result = on_bus(url, work)
+    result = on_bus(url, work, timeout)
     if as_json:
         print_json(result)
     else:

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
-from .command import Command, json_option
+from .command import SIZE, TIME, Command, json_option
 from .filter import filter_text
 from .output import console, counted, print_json, printable, printable_xml, styled
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient, EventStream
     from ..common.components.received import ReceivedEvent
-
-
-Convert = Callable[[click.Context, click.Parameter, str | None], float | None]
-
-
-def _amount(what: str, units: Mapping[str, int], example: str) -> Convert:
-    """A converter of numbers with a unit behind them, to the smallest of the units."""
-
-    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-        found = re.fullmatch(rf"(\d+(?:\.\d+)?)([{''.join(units)}]?)", value) if value is not None else None
-        amount = float(found[1]) * units.get(found[2], 1) if found else 0
-        if value is not None and amount <= 0:
-            raise click.BadParameter(f"{value!r} is no {what}. Write it like {example}.", ctx, param)
-        return amount or None
-
-    return convert
-
-
-_age: Final = _amount("time", {"s": 1, "m": 60, "h": 3600, "d": 86400}, "30s, 15m, 12h or 7d")
-_size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}, "64M or 1G")
 
 
 @click.command(
@@ -48,7 +27,7 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
         clacks consume "/*:Event/*:PhoneStatus[*:Status = 'busy']"
         clacks consume filter.xq
         clacks consume --event PuppetReport "//*:Level = ('err', 'crit')"
-        clacks consume --event UserSession --count 1 --timeout 60 --format xml
+        clacks consume --event UserSession --count 1 --timeout 1m --format xml
         clacks consume --format json | jq .content.Status
         clacks consume --durable billing --event AsteriskNotification
         clacks consume --durable audit --max-age 7d --max-bytes 1G
@@ -60,15 +39,15 @@ _size: Final = _amount("size", {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40},
 @click.argument("query", metavar="[QUERY|FILE]", required=False)
 @click.option("--event", metavar="NAME", help="Only events of this name.")
 @click.option("--count", metavar="N", type=click.IntRange(1), help="End after N events.")
-@click.option("--timeout", metavar="S", type=click.FloatRange(min=0, min_open=True), help="End after S seconds.")
+@click.option("--timeout", metavar="T", type=TIME, help="End after this time; 30s, 15m, 12h, 7d, or seconds.")
 @click.option(
     "--format", "form", type=click.Choice(["pretty", "xml", "json"]), default="pretty", show_default=True,
     help="xml and json print one event a line; json adds what the bus knows about it.",
 )  # fmt: skip
 @click.option("--durable", metavar="NAME", help="Keep events under this name on the agent's disk, also while nobody consumes.")
 @click.option("--shared", metavar="NAME", help="Share the events with all who use this name. With --durable: the same name.")
-@click.option("--max-age", metavar="T", callback=_age, help="Durable: drop what is older; 30s, 15m, 12h, 7d, or seconds.")
-@click.option("--max-bytes", metavar="B", callback=_size, help="Durable: drop the oldest when more waits; 64M, 1G (MiB, GiB), or bytes.")
+@click.option("--max-age", metavar="T", type=TIME, help="Durable: drop what is older; 30s, 15m, 12h, 7d, or seconds.")
+@click.option("--max-bytes", metavar="B", type=SIZE, help="Durable: drop the oldest when more waits; 64M, 1G (MiB, GiB), or bytes.")
 @click.option(
     "--overflow", type=click.Choice(["drop-oldest", "detach", "block-publisher", "refuse"]),
     help="What happens when more waits than may; refuse is for durable ones, detach and block-publisher are for others.",

@@ -46,12 +46,17 @@ def print_error(error: ClacksError, *, err: bool = True, indent: str = "") -> No
     if error.problems:  # they follow, so the sentence need not tell of them
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         sentence = sentence.replace(f": {error.problems[0]}{more}", "")
-    click.echo(f"{indent}{styled('error:', fg='red', bold=True)} {printable(sentence)}", err=err)
+    print_sentence(sentence, err=err, indent=indent)
     for problem in error.problems:
         where = f" (line {problem.line})" if problem.line else ""
         click.echo(f"{indent}  {styled(printable(problem.path), bold=True)}{where}: {printable(problem.reason)}", err=err)
         if problem.expected:
             click.echo(f"{indent}      expected: {printable(problem.expected)}", err=err)
+
+
+def print_sentence(sentence: str, *, err: bool = True, indent: str = "") -> None:
+    """The first line of every error."""
+    click.echo(f"{indent}{styled('error:', fg='red', bold=True)} {printable(sentence)}", err=err)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..common.errors import ClacksError
-from .bus import on_bus, url_option
+from .bus import on_bus, timeout_option, url_option
 from .command import Command, json_option
 from .output import print_json, print_table, styled
 
@@ -41,9 +41,10 @@ _SAMPLES: Final = {
 )
 @click.argument("name", required=False)
 @click.option("--xsd", is_flag=True, help="Print the schema file of NAME.")
+@timeout_option
 @url_option
 @json_option
-def schemas(name: str | None, xsd: bool, url: str, as_json: bool) -> None:
+def schemas(name: str | None, xsd: bool, timeout: float, url: str, as_json: bool) -> None:
     """Show which events there are.
 
     With NAME it shows what belongs into that event, and a command line that sends one.
@@ -54,7 +55,7 @@ def schemas(name: str | None, xsd: bool, url: str, as_json: bool) -> None:
     async def work(bus: BusClient) -> Any:
         return await (bus.call("getSchema", name) if xsd else bus.call("getEvents"))
 
-    answer = on_bus(url, work)
+    answer = on_bus(url, work, timeout)
     if xsd:
         click.echo(answer, nl=not answer.endswith("\n"))
     elif name is None and as_json:

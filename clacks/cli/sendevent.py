@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ..common.errors import ClacksError
 from .bus import on_bus, url_option
-from .command import Command, json_option, version_option
+from .command import TIME, Command, json_option, version_option
 from .output import print_json
 
 if TYPE_CHECKING:
     from ..common.components.client import BusClient
+
+# Seconds: a message's header has milliseconds, in 32 bits (AMQP 1.0 3.2.1).
+LONGEST_TTL: Final = (2**32 - 1) / 1000
 
 
 @click.command(
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
         sendEvent PhoneStatus CallerId=012345 ReceiverId=12343424 Status=busy
         sendEvent AsteriskNotification Call/Type=CallMissed Call/Identity=17 Call/From=012 Call/To=345 Call/Timestamp=2024-05-31T13:20:00Z
         sendEvent UserSession Id=desk-17 User=anna User=berta State=login
-        sendEvent --property site=oslo --ttl 60 ClientPoll
+        sendEvent --property site=oslo --ttl 5m ClientPoll
         sendEvent --file event.xml
         sendEvent - < event.xml
     """,
@@ -32,8 +35,12 @@ if TYPE_CHECKING:
 @click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
 @click.option("--file", metavar="F", type=click.Path(path_type=Path), help="Send the event in this file (XML); - is the standard input.")
 @click.option("--property", "properties", metavar="NAME=VALUE", multiple=True, help="An application property; may be given several times.")
-@click.option("--ttl", metavar="S", type=click.FloatRange(min=0, min_open=True), help="Seconds after which it is not delivered any more.")
+@click.option("--ttl", metavar="T", type=TIME, help="Do not deliver it any more after this time; 30s, 15m, 12h, 7d, or seconds.")
 @click.option("--dry-run", is_flag=True, help="Print the event's XML and send nothing.")
+@click.option(
+    "--timeout", metavar="T", type=TIME,
+    help="How long to wait until it is accepted; 30s, 15m, 12h, 7d, or seconds. Default: as long as it takes; on a broker 30s at most.",
+)  # fmt: skip
 @url_option
 @json_option
 @version_option("sendEvent")
@@ -44,6 +51,7 @@ def send_event(
     properties: tuple[str, ...],
     ttl: float | None,
     dry_run: bool,
+    timeout: float | None,
     url: str,
     as_json: bool,
 ) -> None:
@@ -53,19 +61,32 @@ def send_event(
     attribute an @ in front of its name: Value/@name=load. A field given twice is there twice; what belongs into the second of two
     nested elements says so: NetworkInformation/NetworkDevice[2]/Name=eth1.
 
-    Exit codes: 0 accepted, 2 usage, 3 the event is invalid, 4 not permitted, 5 no agent can be reached.
+    Exit codes: 0 accepted, 2 usage, 3 the event is invalid, 4 not permitted, 5 no agent can be reached, 6 no answer in time.
     """
+    if ttl is not None and ttl > LONGEST_TTL:
+        raise click.UsageError("An event cannot expire that late. Give a --ttl of 49d at most, or none.")
     body = _event(name, fields, file)
     if dry_run:
-        click.echo(body.rstrip(b"\n"))
+        if as_json:
+            from ..common.event import to_text
+
+            print_json({"accepted": False, "dry_run": True, "event": _called(name, body), "bytes": len(body), "xml": to_text(body)})
+        else:
+            click.echo(body.rstrip(b"\n"))
         return
     values = dict(_pair(text) for text in properties)
 
     async def send(bus: BusClient) -> None:
-        await bus.send(body, properties=values, ttl=ttl)
+        import asyncio
 
-    on_bus(url, send)
-    sent = name if name not in (None, "-") else _name_in(body)
+        try:
+            async with asyncio.timeout(timeout):
+                await bus.send(body, properties=values, ttl=ttl)
+        except TimeoutError as error:
+            raise ClacksError("event-unanswered", seconds=timeout) from error
+
+    on_bus(url, send, timeout)
+    sent = _called(name, body)
     if as_json:
         print_json({"accepted": True, "event": sent, "bytes": len(body)})
     else:
@@ -106,13 +127,15 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _name_in(body: bytes) -> str:
-    """The name of an event that the agent took."""
+def _called(name: str | None, body: bytes) -> str:
+    """The name of the event, as far as it can be told here."""
+    if name not in (None, "-"):
+        return name
     from ..common.event import event_name, parse
 
     try:
         return event_name(parse(body)).localname
-    except ClacksError:  # our limits are lower than that agent's
+    except ClacksError:  # our limits are lower than that agent's, or it was not asked
         return "the event"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .bus import on_bus, url_option
+from .bus import on_bus, timeout_option, url_option
 from .command import Command, json_option
 from .output import counted, print_json, print_table, printable, shown_queue, shown_size, styled
 
@@ -29,9 +29,10 @@ LIVE_SECONDS: Final = 2.0  # slow enough to be read, and nothing to an agent
     """,
 )
 @click.option("--live", is_flag=True, help="Show it again every two seconds, until Ctrl-C; with --json one line each time.")
+@timeout_option
 @url_option
 @json_option
-def status(live: bool, url: str, as_json: bool) -> None:
+def status(live: bool, timeout: float, url: str, as_json: bool) -> None:
     """Show what an agent is doing.
 
     Its counters, who is connected, and what each subscription gets.
@@ -53,7 +54,7 @@ def status(live: bool, url: str, as_json: bool) -> None:
             await asyncio.sleep(LIVE_SECONDS)
 
     with contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext():
-        on_bus(url, work)
+        on_bus(url, work, timeout)
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from .bus import on_bus, url_option
+from .bus import on_bus, timeout_option, url_option
 from .command import Group, json_option
 from .output import counted, print_json, print_table, printable, shown_queue, shown_size, styled
 
@@ -59,15 +59,16 @@ def _owner_option(function: F) -> F:
         clacks subscriptions list --json | jq '.[] | select(.waiting > 1000)'
     """,
 )
+@timeout_option
 @url_option
 @json_option
-def list_(url: str, as_json: bool) -> None:
+def list_(timeout: float, url: str, as_json: bool) -> None:
     """List them: how much waits for each, and what was lost."""
 
     async def work(bus: BusClient) -> Any:
         return await bus.call("getSubscriptions")
 
-    found = on_bus(url, work)
+    found = on_bus(url, work, timeout)
     if as_json:
         print_json(found)
     elif found:
@@ -92,15 +93,16 @@ def _row(one: Mapping[str, Any]) -> list[str]:
 )
 @click.argument("name")
 @_owner_option
+@timeout_option
 @url_option
 @json_option
-def show(name: str, owner: str | None, url: str, as_json: bool) -> None:
+def show(name: str, owner: str | None, timeout: float, url: str, as_json: bool) -> None:
     """Show the subscription NAME, with its filter, its terms and all it counts."""
 
     async def work(bus: BusClient) -> Any:
         return await bus.call("getSubscription", name, owner)
 
-    found = on_bus(url, work)
+    found = on_bus(url, work, timeout)
     if as_json:
         print_json(found)
         return
@@ -137,9 +139,10 @@ def _shown(key: str, value: Any) -> str:
 @click.argument("name")
 @_owner_option
 @click.option("--force", is_flag=True, help="Also while it has consumers, who are told.")
+@timeout_option
 @url_option
 @json_option
-def delete(name: str, owner: str | None, force: bool, url: str, as_json: bool) -> None:
+def delete(name: str, owner: str | None, force: bool, timeout: float, url: str, as_json: bool) -> None:
     """Delete the durable subscription NAME, and everything that waits for it."""
 
     async def work(bus: BusClient) -> Any:
@@ -147,7 +150,7 @@ def delete(name: str, owner: str | None, force: bool, url: str, as_json: bool) -
         await bus.call("deleteSubscription", name, found["user"], force)
         return found
 
-    found = on_bus(url, work)
+    found = on_bus(url, work, timeout)
     lost = found.get("kept", 0)
     if as_json:
         print_json({"deleted": name, "user": found["user"], "events": lost})
@@ -164,9 +167,10 @@ def delete(name: str, owner: str | None, force: bool, url: str, as_json: bool) -
 )
 @click.argument("name")
 @_owner_option
+@timeout_option
 @url_option
 @json_option
-def replay(name: str, owner: str | None, url: str, as_json: bool) -> None:
+def replay(name: str, owner: str | None, timeout: float, url: str, as_json: bool) -> None:
     """Give the durable subscription NAME its dead letters again.
 
     They go to the end of its queue, and are dead letters no more. `clacks consume --dead-letters` shows them.
@@ -175,7 +179,7 @@ def replay(name: str, owner: str | None, url: str, as_json: bool) -> None:
     async def work(bus: BusClient) -> Any:
         return await bus.call("replaySubscription", name, owner)
 
-    count = on_bus(url, work)
+    count = on_bus(url, work, timeout)
     if as_json:
         print_json({"replayed": count})
     else:

@@ -157,8 +157,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
     ("broker-refused", "{doing}: the broker says: {reason}. {hint}", "amqp:precondition-failed", EXIT_USAGE, 409),
     ("domain-record", "A record of the domain's log is malformed: {reason}. It is skipped. See whether all agents are of one version.",
      "amqp:decode-error", EXIT_FAILED, 500),
-    ("event-unanswered", "The broker has the event, but no agent has said within {seconds:g} s what became of it. It may still be"
-     " delivered; sending it again may deliver it twice. See `clacks status`.", "amqp:resource-limit-exceeded", EXIT_NOTHING_ARRIVED, 504),
+    ("event-unanswered", "Nobody has said within {seconds:g} s what became of the event. It may still be delivered; sending it again may"
+     " deliver it twice. See `clacks status`.", "amqp:resource-limit-exceeded", EXIT_NOTHING_ARRIVED, 504),
     ("domain-unsettled", "The agents of the domain do not agree at present: {reason}. Try again in a moment.",
      "amqp:resource-limit-exceeded", EXIT_FAILED, 503),
     # --- running ---

@@ -40,11 +40,14 @@ class BusClient:
     when it is needed, and again when it is lost."""
 
     def __init__(
-        self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, certificate: Certificate | None = None, dial: Dial = dial
-    ) -> None:
-        """`certificate` (chain and key, PEM files) says who comes where the URL has no password; default: CLACKS_CERT_FILE and
-        CLACKS_KEY_FILE. `dial` makes the connection (tests have one without a socket). Raises ClacksError url-invalid."""
+        self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, timeout: float = CALL_SECONDS,
+        certificate: Certificate | None = None, dial: Dial = dial,
+    ) -> None:  # fmt: skip
+        """`timeout` (seconds) bounds each call. `certificate` (chain and key, PEM files) says who comes where the URL has no password;
+        default: CLACKS_CERT_FILE and CLACKS_KEY_FILE. `dial` makes the connection (tests have one without a socket). Raises ClacksError
+        url-invalid."""
         self.urls = parse_urls(url, domain)
+        self._timeout = timeout
         self._dial: Dial = dial if certificate is None else partial(_dial, certificate=certificate)
         self._route: Route | None = None
         self._connecting = asyncio.Lock()
@@ -139,9 +142,10 @@ class BusClient:
         """Call a command of any agent, with positional or with keyword arguments. Raises ClacksError."""
         return await self.request(method, parameters(args, kwargs))
 
-    async def request(self, method: str, params: list[Any] | dict[str, Any], *, target: str = CORE, timeout: float = CALL_SECONDS) -> Any:
-        """Call a command served from `target` ("core", "core.NODE" or a plugin's); `timeout` in seconds. Raises ClacksError."""
-        return await (await self.route()).request(method, params, target, timeout)
+    async def request(self, method: str, params: list[Any] | dict[str, Any], *, target: str = CORE, timeout: float | None = None) -> Any:
+        """Call a command served from `target` ("core", "core.NODE" or a plugin's); `timeout` in seconds, if not that of all calls. Raises
+        ClacksError."""
+        return await (await self.route()).request(method, params, target, self._timeout if timeout is None else timeout)
 
 
 def parameters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | dict[str, Any]:

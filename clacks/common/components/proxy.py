@@ -34,9 +34,9 @@ class AMQPServiceProxy:
     ) -> None:
         """`target` names the commands' queue, "core" or "core.NODE"; `timeout` (seconds) bounds each call; `certificate` (chain and key,
         two PEM files) says who comes where the URL has no password. Raises ClacksError."""
-        self._target, self._timeout = target, timeout
+        self._target = target
         self._background = Background.get()
-        self._client = self._background.run(_connected(url, domain, certificate, dial))
+        self._client = self._background.run(_connected(url, domain, timeout, certificate, dial))
         self._background.clients.add(self._client)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -66,10 +66,10 @@ class AMQPServiceProxy:
 
     def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         params = parameters(args, kwargs)
-        return self._background.run(self._client.request(name, params, target=self._target, timeout=self._timeout))
+        return self._background.run(self._client.request(name, params, target=self._target))
 
 
-async def _connected(url: str | Sequence[str], domain: str, certificate: Certificate | None, dial: Dial) -> BusClient:
-    client = BusClient(url, domain, certificate=certificate, dial=dial)
+async def _connected(url: str | Sequence[str], domain: str, timeout: float, certificate: Certificate | None, dial: Dial) -> BusClient:
+    client = BusClient(url, domain, timeout=timeout, certificate=certificate, dial=dial)
     await client.route()
     return client
