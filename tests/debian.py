@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-# Where unpacked brokers are kept between runs (the environment variable names the folder): 150 MB for RabbitMQ, 12 MB for ActiveMQ.
+# Where unpacked brokers are kept between runs (the environment variable names the folder): 150 MB for RabbitMQ, 10 MB for
+# ActiveMQ and 190 MB for the Java that it needs where there is none.
 CACHE_VARIABLE: Final = "CLACKS_TESTS_CACHE"
 
 
