@@ -20,7 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -353,42 +353,45 @@ class ActiveMQ:
         draft.rename(path)
 
 
+# Who may have a reply queue and subscriptions: their names stand in the configuration.
+USERS: Final = ("admin", "anna", "bert", "carl")
+
+
 class DomainActiveMQ(ActiveMQ):
     """One with the configuration that clacks comes with, for some domains: a domain's name stands in it, so they are known at the start."""
 
-    def __init__(self, domains: Sequence[str], accounts: tuple[Account, ...] = (ADMIN, AGENT)) -> None:
-        super().__init__(accounts)
+    def __init__(self, domains: Sequence[str], edit: Callable[[str], str] = str) -> None:
+        """`edit` changes the configuration."""
+        super().__init__((AGENT,))
         self.domains = list(domains)
-        self.agents_port = next(port for port in free_ports() if port != self.port)
-        self._configure(domain_configuration(self.domains, self.port, self.agents_port))
+        self._configure(edit(domain_configuration(self.domains, self.port)))
+        self.add_user("admin", "secret")
 
-    @property
-    def agents_url(self) -> str:
-        """That of the connector for agents."""
-        return self.url(AGENT.name).replace(f":{self.port}", f":{self.agents_port}")
+    def add_user(self, name: str, password: str, groups: tuple[str, ...] = ("users",)) -> None:
+        super().add_user(name, password, (*groups, name))
 
 
-def domain_configuration(domains: Sequence[str], port: int, agents_port: int) -> str:
-    """docker/activemq.xml for these domains on ports of the tests: what names org.clacks stands there once for each of them."""
+def domain_configuration(domains: Sequence[str], port: int) -> str:
+    """docker/activemq.xml for these domains and USERS on a port of the tests: what names org.clacks stands there once for each of them."""
     tree = etree.parse(Path(__file__).resolve().parents[1] / "docker" / "activemq.xml", etree.XMLParser(remove_comments=True))
     for one in [*tree.iter("{*}compositeQueue", "{*}queue", "{*}policyEntry", "{*}authorizationEntry")]:
         parent, place = one.getparent(), one.getparent().index(one)
         parent.remove(one)
         text = etree.tostring(one, encoding="unicode", with_tail=False)
         for domain in domains:
-            parent.insert(place, etree.fromstring(text.replace("org.clacks", domain)))
-            place += 1
+            for user in USERS if "anna" in text else ("",):
+                parent.insert(place, etree.fromstring(text.replace("org.clacks", domain).replace("anna", user)))
+                place += 1
     broker = tree.find("{*}broker")
+    namespace = etree.QName(broker).namespace
     plugins = broker.find("{*}plugins")
-    plugins.insert(0, etree.SubElement(plugins, f"{{{etree.QName(broker).namespace}}}statisticsBrokerPlugin"))
-    entries = next(tree.iter("{*}authorizationEntries"))
-    etree.SubElement(entries, f"{{{etree.QName(broker).namespace}}}authorizationEntry", {
-        "queue": "ActiveMQ.Statistics.>", "read": "agents", "write": "agents", "admin": "agents",
-    })  # fmt: skip
+    plugins.insert(0, etree.SubElement(plugins, f"{{{namespace}}}statisticsBrokerPlugin"))
+    statistics = {"queue": "ActiveMQ.Statistics.>", "read": "agents", "write": "agents", "admin": "agents"}
+    etree.SubElement(next(tree.iter("{*}authorizationEntries")), f"{{{namespace}}}authorizationEntry", statistics)
     broker.set("useJmx", "false")
     broker.set("useShutdownHook", "false")
-    for connector, number in zip(tree.iter("{*}transportConnector"), (port, agents_port), strict=True):
-        connector.set("uri", re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{number}", connector.get("uri")))
+    for connector in tree.iter("{*}transportConnector"):
+        connector.set("uri", re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", connector.get("uri")))
     for limit in tree.iter("{*}storeUsage", "{*}tempUsage"):
         if limit.get("limit"):
             limit.set("limit", "1 gb")

@@ -226,7 +226,7 @@ class OnActiveMQ(OnBroker):
     kind = "activemq"
 
     def __init__(self, activemq: DomainActiveMQ, folder: Path, prepare: Prepare | None = None, **settings: Any) -> None:
-        super().__init__(folder, activemq.agents_url, activemq.port, prepare, settings)
+        super().__init__(folder, activemq.url(AGENT.name), activemq.port, prepare, settings)
         self.activemq, self.domain = activemq, activemq.domains.pop()
         for name in _USERS:
             activemq.add_user(name, "secret")

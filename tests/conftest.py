@@ -226,7 +226,7 @@ def activemq() -> Iterator[DomainActiveMQ]:
     """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`."""
     from domains import new_domain
 
-    with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(30)])) as broker:
+    with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(80)])) as broker:
         yield broker
 
 

@@ -1,4 +1,4 @@
-"""For tests: a domain of real agents on a real RabbitMQ, and plain AMQP clients of it. Knows the wire of a domain, and no test.
+"""For tests: a domain of real agents on a real RabbitMQ or ActiveMQ, and plain AMQP clients of it. Knows the wire of a domain, and no test.
 
 Each domain has a name of its own, so that many share one broker. `Guest` is written on clacks.amqp alone, as somebody would who has no
 client library: what it can do, any AMQP 1.0 client can.
@@ -15,6 +15,7 @@ import secrets
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,13 +55,17 @@ def new_domain() -> str:
     return f"org.test{next(_NUMBERS)}x{secrets.token_hex(3)}"
 
 
-def permit(rabbit: RabbitMQ, *users: str) -> None:
+def permit(broker: RabbitMQ | DomainActiveMQ, *users: str) -> None:
     """Accounts of the broker as an ordinary user of any domain needs them."""
+    if isinstance(broker, DomainActiveMQ):
+        for user in users:
+            broker.add_user(user, "secret")
+        return
     for user in users:
         with contextlib.suppress(RuntimeError):  # it is there already
             part = re.escape(owners_part(user))
             own = rf"^org\.[^.]+\.reply\.{part}\..*$"
-            rabbit.add_user(user, "secret", (own, rf"^org\.[^.]+$|{own}", rf"^org\.[^.]+\.(reply|sub)\.{part}\..*$"))
+            broker.add_user(user, "secret", (own, rf"^org\.[^.]+$|{own}", rf"^org\.[^.]+\.(reply|sub)\.{part}\..*$"))
 
 
 class Failed(Exception):
@@ -74,15 +79,27 @@ class Failed(Exception):
 class Domain:
     """Agents of one domain, in this process."""
 
-    def __init__(self, rabbit: RabbitMQ, folder: Path, **settings: Any) -> None:
-        self.rabbit, self.folder, self.name = rabbit, folder, settings.pop("domain", None) or new_domain()
+    def __init__(self, broker: RabbitMQ | DomainActiveMQ, folder: Path, **settings: Any) -> None:
+        self.broker, self.folder = broker, folder
+        self.dialect = ACTIVEMQ if isinstance(broker, DomainActiveMQ) else RABBITMQ
+        given = settings.pop("domain", None)
+        self.name = given or (broker.domains.pop() if isinstance(broker, DomainActiveMQ) else new_domain())
         self.settings: dict[str, Any] = {"broker.ingress": 2, "drain_timeout": 2.0, **settings}
         self.rules: tuple[Rule, ...] = (ORDINARY,)
         self.agents: dict[str, Agent] = {}
         self.guests: list[Guest] = []
 
+    @property
+    def rabbit(self) -> RabbitMQ:
+        assert isinstance(self.broker, RabbitMQ)
+        return self.broker
+
+    @property
+    def agents_url(self) -> str:
+        return self.broker.url(AGENT.name)
+
     async def agent(self, node: str, prepare: Callable[[Agent], Any] | None = None) -> Agent:
-        settings = {"broker.url": [self.rabbit.url(AGENT.name)], "domain": self.name, "node_id": node, "state_dir": str(self.folder / node)}
+        settings = {"broker.url": [self.agents_url], "domain": self.name, "node_id": node, "state_dir": str(self.folder / node)}
         agent = Agent(load(None, {**settings, **self.settings}, {}), UserBook({"admin": _KNOWN}), self.rules)
         if prepare is not None:
             prepare(agent)
@@ -108,7 +125,7 @@ class Domain:
             connection.abort()
 
     async def guest(self, user: str = "admin") -> Guest:
-        guest = await Guest(self.rabbit.url(user), self.name, user).open()
+        guest = await Guest(self.broker.url(user), self.name, user, self.dialect).open()
         self.guests.append(guest)
         return guest
 
@@ -163,7 +180,7 @@ class Guest:
         """Send a request; answer its id."""
         sender, _ = await self.sender(f"command.{target}" + (f".{node}" if node else ""))
         number = f"{self.user}-{next(self._ids)}"
-        asked = Properties(message_id=number, reply_to=reply or self.reply, user_id=self.user.encode())
+        asked = self.broker.signed(Properties(message_id=number, reply_to=reply or self.reply), self.user)
         sender.send(Draft(json.dumps({"method": method, "params": params, "id": number}), asked).encode())
         return number
 
@@ -194,7 +211,8 @@ class Guest:
         sender, end = await self.sender(key)
         before = len(end.outcomes)
         for body in bodies:
-            sender.send(Draft(body, Properties(**{"user_id": self.user.encode(), **properties}), durable=True).encode())
+            said = replace(self.broker.signed(Properties(), self.user), **properties)
+            sender.send(Draft(body, said, durable=True).encode())
         await until(lambda: len(end.outcomes) - before >= len(bodies), "the broker has taken the events")
         return end
 
@@ -203,7 +221,7 @@ class Guest:
         sender, _ = await self.sender(key)
         token = f"token-{next(self._ids)}"
         annotations = {"x-opt-clacks-answer": self.reply, "x-opt-clacks-token": token}
-        sender.send(Draft(body, Properties(user_id=self.user.encode()), annotations=annotations).encode())
+        sender.send(Draft(body, self.broker.signed(Properties(), self.user), annotations=annotations).encode())
         await until(lambda: self.answers[token], "the event is answered")
         error: dict[str, Any] | None = self.answers[token][0]["error"]
         return error
@@ -246,7 +264,7 @@ async def messages_in(rabbit: RabbitMQ, queue: str) -> int | None:
 
 async def messages_at(activemq: DomainActiveMQ, domain: str, queue: str) -> int | None:
     """How many messages are in a queue of ActiveMQ, as its statistics say; None if there is no such queue."""
-    connection, answers = await dial(parse_url(activemq.agents_url)), End()
+    connection, answers = await dial(parse_url(activemq.url(AGENT.name))), End()
     try:
         reply = f"{domain}.agent.statistics.{secrets.token_hex(8)}"
         link = await connection.attach_receiver(ACTIVEMQ.queue(reply), handler=answers)

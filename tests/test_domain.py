@@ -40,14 +40,20 @@ EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
 Test = Callable[[Domain], Coroutine[Any, Any, None]]
 
 
-def on(*nodes: str, **settings: Any) -> Callable[[Test], Callable[[RabbitMQ, Path], None]]:
-    """A test in a domain of its own, with these agents."""
+BROKERS = ("rabbitmq", "activemq")
 
-    def decorate(test: Test) -> Callable[[RabbitMQ, Path], None]:
-        def wrapper(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+
+def on(*nodes: str, only: str = "", **settings: Any) -> Callable[[Test], Callable[..., None]]:
+    """A test in a domain of its own, with these agents, on each broker, or on one only."""
+
+    def decorate(test: Test) -> Callable[..., None]:
+        @pytest.mark.parametrize("kind", [only] if only else BROKERS)
+        def wrapper(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+            broker = request.getfixturevalue(kind)
+
             async def bounded() -> None:
-                permit(rabbitmq, "anna", "bert")
-                async with asyncio.timeout(DEADLINE), Domain(rabbitmq, tmp_path, **settings) as domain:
+                permit(broker, "anna", "bert")
+                async with asyncio.timeout(DEADLINE), Domain(broker, tmp_path, **settings) as domain:
                     for node in nodes:
                         await domain.agent(node)
                     await test(domain)
@@ -187,7 +193,7 @@ async def test_a_user_of_the_broker_is_not_taken_for_an_agent(domain: Domain) ->
     await until(lambda: numbers(end) == [2], "an honest one")
     assert number not in false.answers
     with pytest.raises(ClacksError, match="not known to the agent"):
-        sender_of(Message(Draft(b"", Properties(user_id=b"\xff")).encode()))
+        sender_of(b"\xff")
 
 
 @on("one", "two")

@@ -298,7 +298,7 @@ class Mover:
                 sender = await self._asking.attach_sender(target, handler=answer, alone=True)
                 await answer.credited.wait()
                 request = json.dumps({"method": method, "params": params, "id": token})
-                asked = Properties(message_id=token, user_id=user.encode(), reply_to=queue)
+                asked = broker.signed(Properties(message_id=token, reply_to=queue), user)
                 sender.send(Draft(request, asked, annotations={BEHALF: user}).encode())
                 told = json.loads(await answer.received)
         except AmqpError as error:

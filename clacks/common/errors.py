@@ -92,8 +92,8 @@ ERRORS: Final[dict[str, Entry]] = _rows(
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 401),
     ("user-id-forged", "The message's user-id is {found!r}, but the connection is authenticated as {user!r}. Leave user-id out.",
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),
-    ("user-id-unverified", "The broker cannot say who has sent this message: it has something that JMS does not know, as a timestamp among"
-     " its application properties or annotations. Send it without.", "amqp:unauthorized-access",
+    ("user-id-unverified", "The broker cannot say who has sent this message. On ActiveMQ, set reply-to-group-id to the name you are"
+     " authenticated by, and have no timestamp among application properties and annotations.", "amqp:unauthorized-access",
      EXIT_NOT_PERMITTED, 403),
     ("user-id-missing", "The message has no user-id. Set it to the name you are authenticated by: on a broker, that alone says who sends.",
      "amqp:unauthorized-access", EXIT_NOT_PERMITTED, 403),

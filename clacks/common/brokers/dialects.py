@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 from urllib.parse import quote
 
-from ...amqp import Described, Symbol, Terminus
+from ...amqp import Described, Properties, Symbol, Terminus
 from ..errors import ClacksError
 
 Version = tuple[int, ...]
@@ -55,10 +55,10 @@ class Dialect:
 
     `product` is that of its open's properties, `oldest` the first version that will do. `queue`, `topic` and `entry` are addresses with
     {name} and {key}: `topic` is where all who receive at that time get a copy, `entry` the way into a domain by a key, of which there are
-    `slots` for events. `exclusive` is what an address ends with where the consumer wants to be the only one, `verified` the selector
-    of messages whose user-id the broker has set, if there are others. `escapes`: names are percent-encoded; otherwise they are limited
-    to `names`. Limits are None where the broker has none of its own or tells them in its attach; sizes are in bytes. A feature that is not
-    in `since` is one that it has not, or that nobody has looked for.
+    `slots` for events. `exclusive` is what an address ends with where the consumer wants to be the only one. `sender` is the property
+    that says who sends; the broker checks it, or compares it in selectors with what it knows: `verified` and `unverified`. `escapes`:
+    names are percent-encoded; otherwise they are limited to `names`. Limits are None where the broker has none of its own or tells them in
+    its attach; sizes are in bytes. A feature that is not in `since` is one that it has not, or that nobody has looked for.
     """
 
     name: str
@@ -69,7 +69,9 @@ class Dialect:
     topic: str = ""
     slots: int = 64
     exclusive: str = ""
+    sender: str = "user_id"
     verified: str = ""
+    unverified: str = ""
     escapes: bool = False
     names: str = r"[A-Za-z0-9._-]+"
     queue_capabilities: tuple[str, ...] = ()
@@ -80,6 +82,9 @@ class Dialect:
     checks_user_id: bool = False
     since: Mapping[Feature, Version] = field(default_factory=dict)
 
+
+_SENDER: Final = "JMS_AMQP_ReplyToGroupID"
+_PLAIN: Final = "JMS_AMQP_NATIVE = TRUE AND JMS_AMQP_MESSAGE_FORMAT IS NULL"
 
 # Without escapes, names are limited to what means nothing in an address: ActiveMQ takes `>`, `*`, `,` and `?`, Artemis `#`, `*` and `::`,
 # qpidd `/` and `;` for something else.
@@ -116,8 +121,11 @@ DIALECTS: Final = (
         topic="topic://{name}",
         slots=16,  # each is some lines of the broker's configuration
         exclusive="?consumer.exclusive=true",
-        # What it cannot map to a message of JMS it passes on as it came, with the user-id that its sender claims.
-        verified="JMS_AMQP_NATIVE IS NULL",
+        # It knows who sends, and tells only selectors; they know this property as it stands in the message. What _PLAIN leaves out is not
+        # passed on as it is, or costs whoever receives it a credit and never arrives.
+        sender="reply_to_group_id",
+        verified=f"{_PLAIN} AND JMSXUserID = {_SENDER}",
+        unverified=f"{_PLAIN} AND ({_SENDER} IS NULL OR JMSXUserID <> {_SENDER})",
         names=r"[A-Za-z0-9._%~-]+",
         since={
             Feature.BY_USE: ALWAYS,
@@ -187,6 +195,11 @@ class Broker:
     def topic(self, name: str) -> Terminus:
         """A topic as source or as target. Raises ClacksError if the name cannot be written in an address."""
         return Terminus(self._address(self.dialect.topic, name), capabilities=self.dialect.topic_capabilities)
+
+    def signed(self, properties: Properties, user: str) -> Properties:
+        """The properties of a message, with who sends it."""
+        own = replace(properties, user_id=user.encode())
+        return replace(own, reply_to_group_id=user) if self.dialect.sender == "reply_to_group_id" else own
 
     def spelled(self, name: str) -> str:
         """A name as this broker can have it: where none is escaped in an address, it is in the name itself."""

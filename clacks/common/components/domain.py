@@ -76,9 +76,9 @@ class DomainRoute:
             raise ClacksError("url-invalid", url=str(url), reason="it names no user, which a broker wants to know of every message")
         self.connection = connection
         self._broker, self._url, self._domain, self._leases = broker, url, domain, leases
-        self._user = url.user.encode()
+        self._user = url.user
         # One of the keys for events: who keeps to one keeps the order.
-        self._key = f"events.{zlib.crc32(self._user + connection.options.container_id.encode()) % broker.dialect.slots}"
+        self._key = f"events.{zlib.crc32(self._user.encode() + connection.options.container_id.encode()) % broker.dialect.slots}"
         self._publishers = Publishers(self._sender, url)
         self._answers = Answers(url)
         self._attaching = asyncio.Lock()
@@ -98,7 +98,7 @@ class DomainRoute:
         answers = await self._replies()
 
         async def send(token: str) -> None:
-            properties = replace(draft.properties, user_id=self._user)
+            properties = self._broker.signed(draft.properties, self._user)
             annotations = {**draft.annotations, ANSWER: answers.address, TOKEN: token}
             outcome = await publisher.send(replace(draft, properties=properties, annotations=annotations, durable=True).encode())
             if outcome is RELEASED:
@@ -120,7 +120,7 @@ class DomainRoute:
         """It means nothing any more after so many seconds: nobody waits for its answer."""
         publisher = await self._publishers.to(f"command.{target}")
         question = json.dumps({"method": method, "params": params, "id": properties.message_id})
-        properties = replace(properties, user_id=self._user, content_type="application/json")
+        properties = replace(self._broker.signed(properties, self._user), content_type="application/json")
         outcome = await publisher.send(Draft(question, properties, ttl=int(seconds * 1000)).encode())
         if outcome is RELEASED:
             raise ClacksError("command-unserved", method=f"{method} of {target}")

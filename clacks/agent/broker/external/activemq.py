@@ -2,8 +2,8 @@
 configuration (docs/domain.md, docker/activemq.xml), which is tried out before anything else.
 
 What the broker has no limits for is limited in time: each message for a live subscription, an answer or a refused event says how long it
-may stay. Who sent a message the broker says only of those that it can map to its own kind; the others have queues of their own, or
-are told apart by a selector, and are refused.
+may stay. Who sent a message the broker tells only selectors, which compare it with what the message says; what does not match has
+queues of its own, or other selectors, and is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Me
 from ....common.brokers import ENDED, Broker
 from ....common.errors import ClacksError
 from .log import LogReader
-from .names import EVENTS, asked_queue, command_key, command_queue, control_log, ingress_queue, own_reply_queue, slot_key, unverified_queue
+from .names import (
+    EVENTS,
+    asked_queue,
+    command_key,
+    command_queue,
+    control_log,
+    ingress_queue,
+    own_reply_queue,
+    sender_of,
+    slot_key,
+    unverified_queue,
+)
 from .sequence import SequencedLog
 from .topology import Place, QueueTerms
 
@@ -85,36 +96,28 @@ class ActiveTopology:
         """It is there by being used."""
 
     async def _try(self, connection: Connection, broker: Broker) -> None:
-        """One message has a false user-id and is not mapped. It must be known by its account all the same, and be put aside."""
-        token = uuid.uuid4().hex
-        trial = Draft(b"trial", Properties(user_id=b"nobody", correlation_id=token), ttl=TRIAL_TTL).encode()
-        mapped, aside = ingress_queue(self._domain, TRIAL), unverified_queue(self._domain, TRIAL)
-        known, sent = _Trial(token), _Trial(token)
+        """What says its sender's name must come where events come, and what says another one where such are put aside."""
+        own, false = _Trial(), _Trial()
+        queues = {ingress_queue(self._domain, TRIAL): own, unverified_queue(self._domain, TRIAL): false}
         links: list[Link] = []
         try:
-            for queue, selector, end in ((self._trial, f"JMSXUserID = '{self._account}'", known), (mapped, "", sent), (aside, "", sent)):
-                links.append(link := await connection.attach_receiver(broker.queue(queue, selector=selector), handler=end))
+            for queue, end in queues.items():
+                links.append(link := await connection.attach_receiver(broker.queue(queue), handler=end))
                 link.window = 10
-            for target, end in ((broker.queue(self._trial), known), (broker.entry(self._domain, slot_key(TRIAL)), sent)):
-                links.append(sender := await connection.attach_sender(target, handler=end))
-                await end.wait(end.credited)
-                sender.send(trial)
-            if not await known.wait(known.came):
-                raise self._wanting("it does not say who has sent a message: it has no populateJMSXUserID")
-            if not await sent.wait(sent.came):
-                raise self._wanting(f"what is sent to {self._domain}.{slot_key(TRIAL)} arrives nowhere: there is no such composite queue")
-            if sent.queue != aside:
+            links.append(sender := await connection.attach_sender(broker.entry(self._domain, slot_key(TRIAL)), handler=own))
+            await own.wait(own.credited)
+            for user, end in ((self._account, own), ("nobody", false)):
+                sender.send(Draft(b"trial", broker.signed(Properties(correlation_id=end.token), user), ttl=TRIAL_TTL).encode())
+            if not (await own.wait(own.came) and await false.wait(false.came)):
+                came = {token for end in queues.values() for token in end.others}
+                where = f"composite queue {self._domain}.{slot_key(TRIAL)}"
                 raise self._wanting(
-                    "what it cannot verify is not put aside: agents need the connector with the transformer native, and each composite"
-                    " queue two selectors"
-                )
+                    f"what is sent to its {where} arrives nowhere" if not came and not own.came.is_set() and not false.came.is_set() else
+                    f"it does not tell senders apart: see its populateJMSXUserID, its connector's transformer, the selectors of its {where}"
+                )  # fmt: skip
         finally:
             for one in links:
                 one.close()
-
-    @property
-    def _trial(self) -> str:
-        return f"{self._domain}.{TRIAL}"
 
     def _wanting(self, reason: str) -> ClacksError:
         return ClacksError(
@@ -175,30 +178,33 @@ class ActiveTopology:
         _, broker = self._there()
         return own_reply_queue(self._domain, user, given.removeprefix(_QUEUE), broker.spelled)
 
+    def sender_of(self, message: Message) -> str:
+        return sender_of(message.properties.reply_to_group_id)
+
     def asked_queue(self, target: str, node: str) -> str:
         """One where only agents may send: what comes from any of them the broker takes for one sender's."""
         return asked_queue(self._domain, target, node)
 
     def places(self, target: str) -> Sequence[Place]:
         _, broker = self._there()
-        verified = broker.dialect.verified
+        verified, unverified = broker.dialect.verified, broker.dialect.unverified
         shared, own = command_queue(self._domain, target), command_queue(self._domain, target, self._node)
         return [
             Place(shared, shared=True, selector=verified),
-            Place(shared, selector=f"NOT ({verified})", verified=False),
+            Place(shared, selector=unverified, verified=False),
             Place(own, selector=verified),
-            Place(own, selector=f"NOT ({verified})", verified=False),
+            Place(own, selector=unverified, verified=False),
             Place(asked_queue(self._domain, target), shared=True, behalf=True),
             Place(asked_queue(self._domain, target, self._node), behalf=True),
         ]
 
 
 class _Trial:
-    """The ends of the trial's links."""
+    """One message of the trial, and the handler of the links where it is expected."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
-        self.queue = ""  # where it came
+    def __init__(self) -> None:
+        self.token = uuid.uuid4().hex
+        self.others: list[str] = []  # what came here and should not
         self.credited, self.came = asyncio.Event(), asyncio.Event()
 
     async def wait(self, event: asyncio.Event) -> bool:
@@ -209,10 +215,11 @@ class _Trial:
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
         link.settle(number, ACCEPTED)
-        if Message(encoded).properties.correlation_id == self._token:
-            source = link.remote_source
-            self.queue = str(source and source.address).removeprefix(_QUEUE)
+        token = str(Message(encoded).properties.correlation_id)
+        if token == self.token:
             self.came.set()
+        else:
+            self.others.append(token)
 
     def credit(self, link: Sender) -> None:
         self.credited.set()

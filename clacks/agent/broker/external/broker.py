@@ -140,7 +140,17 @@ class ExternalBroker:
             self._topology = topology_on(lines.broker, self.config, self.control.domain.timing)
             self._stamp = Stamp(f"{self.config.node_id}-{os.urandom(4).hex()}-", self._topology.time)
             self.ingress = [
-                Ingress(queue, self.config.node_id, self.intake, self._may_take, self._answer, self._reject, self._nodes, verified=verified)
+                Ingress(
+                    queue,
+                    self.config.node_id,
+                    self.intake,
+                    self._topology,
+                    self._may_take,
+                    self._answer,
+                    self._reject,
+                    self._nodes,
+                    verified=verified,
+                )
                 for queue, verified in self._topology.ingress
             ]
         self._lines = lines

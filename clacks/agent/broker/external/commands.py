@@ -19,7 +19,7 @@ from ....common.components.command import CommandType
 from ....common.errors import ClacksError
 from ...command import CommandRegistry
 from ..commands import read_request, reply_to, run_command
-from .names import ANSWER_TTL, BEHALF, sender_of
+from .names import ANSWER_TTL, BEHALF
 from .outlets import Fate, Sent
 from .topology import Place, Topology
 
@@ -135,7 +135,7 @@ class CommandQueue:
     def _user(self, message: Message) -> str:
         if self._place.behalf:
             return str(message.annotations.get(BEHALF, ""))
-        return sender_of(message)
+        return self._desk.topology.sender_of(message)
 
     def _reply_to(self, message: Message, user: str) -> str:
         given = message.properties.reply_to

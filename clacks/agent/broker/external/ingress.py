@@ -36,8 +36,9 @@ from ....common.errors import ClacksError
 from ...intake import Intake, Lane
 from ..conditions import as_outcome
 from ..envelope import incoming_event
-from .names import ANSWER, TOKEN, sender_of
+from .names import ANSWER, TOKEN
 from .outlets import Fate, Sent
+from .topology import Topology
 
 # Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
 WINDOW: Final = 400
@@ -77,6 +78,7 @@ class Ingress:
         queue: str,
         node: str,
         intake: Intake,
+        topology: Topology,
         may_take: Callable[[], bool],
         answer: Answer,
         reject: Callable[[bytes, ClacksError, Sent], None],
@@ -88,7 +90,7 @@ class Ingress:
         that take events. If it is not `verified` who has sent what comes here, all of it is refused."""
         self.queue, self.verified = queue, verified
         self.taken = 0
-        self._node, self._intake, self._nodes = node, intake, nodes
+        self._node, self._intake, self._topology, self._nodes = node, intake, topology, nodes
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
@@ -211,7 +213,7 @@ class Ingress:
             message = Message(encoded)
             annotations = message.annotations
             queue, token = str(annotations.get(ANSWER, "")), str(annotations.get(TOKEN, ""))
-            user = sender_of(message)
+            user = self._topology.sender_of(message)
             if not self.verified:
                 raise ClacksError("user-id-unverified")
             incoming = incoming_event(message, user, f"broker {self.queue}", time.time())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ....amqp import Message
 from ....common.brokers import owners_part, replies_of
 from ....common.errors import ClacksError
 from ...access import NODE
@@ -81,17 +80,16 @@ def own_reply_queue(domain: str, user: str, name: str, spelled: Callable[[str], 
     return name
 
 
-def sender_of(message: Message) -> str:
-    """Who sent a message, which the broker has checked. Raises ClacksError user-id-missing, user-removed.
+def sender_of(said: object) -> str:
+    """Who sent a message, from what it says and the broker has checked. Raises ClacksError user-id-missing, user-removed.
 
     A broker's users may be called anything. What an agent says of itself is no user's name, and may do everything."""
-    found = message.properties.user_id
-    if not isinstance(found, bytes):
+    if not isinstance(said, bytes | str):
         raise ClacksError("user-id-missing")
     try:
-        user = found.decode()
+        user = said if isinstance(said, str) else said.decode()
     except UnicodeDecodeError:
-        raise ClacksError("user-removed", user=repr(found)) from None
+        raise ClacksError("user-removed", user=repr(said)) from None
     if user.startswith(NODE):
         raise ClacksError("user-removed", user=user)
     return user

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from ....amqp import Connection, Timestamp
+from ....amqp import Connection, Message, Timestamp
 from ....common.brokers import Broker, Management
 from ....common.errors import ClacksError
 from ...domain import Timing
@@ -23,6 +23,7 @@ from .names import (
     marker_queue,
     own_reply_queue,
     rejected_queue,
+    sender_of,
     slot_key,
 )
 from .topology import Place, QueueTerms
@@ -129,6 +130,9 @@ class RabbitTopology:
     def reply_queue(self, user: str, given: str) -> str:
         """In the form of an address or as its bare name."""
         return own_reply_queue(self._domain, user, unquote(given.removeprefix(_QUEUES)) if given.startswith(_QUEUES) else given)
+
+    def sender_of(self, message: Message) -> str:
+        return sender_of(message.properties.user_id)
 
     def asked_queue(self, target: str, node: str) -> str:
         """The one where everybody may ask it: an agent may have another one's user-id."""

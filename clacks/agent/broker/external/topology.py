@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ....amqp import Connection
+from ....amqp import Connection, Message
 from ....common.brokers import Broker
 from .log import Log, LogReader
 
@@ -95,6 +95,9 @@ class Topology(Protocol):
     def reply_queue(self, user: str, given: str) -> str:
         """The queue for a user's answers, in the form that the user has named it in. Raises ClacksError address-unknown if the user may
         not have answers there."""
+
+    def sender_of(self, message: Message) -> str:
+        """Who sent a message, as the broker has checked it. Raises ClacksError user-id-missing, user-removed."""
 
     def asked_queue(self, target: str, node: str) -> str:
         """The queue where an agent asks another one for a user."""
