@@ -22,7 +22,7 @@ from clacks.amqp import Described, Symbol, Terminus
 from clacks.common.components.client import BusClient, dial
 from clacks.common.components.url import parse_url
 from conftest import RunningAgent, wait_for
-from domains import ACTIVEMQ, Guest, messages_at, messages_in, new_domain, permit, queues_of
+from domains import ACTIVEMQ, Guest, messages_in, new_domain, permit, queues_of
 from support import End
 
 KINDS: Final = ("embedded", "rabbitmq", "activemq")
@@ -244,9 +244,7 @@ class OnActiveMQ(OnBroker):
         self.activemq.remove_user(name)
 
     async def waiting(self, name: str) -> int | None:
-        return await messages_at(
-            self.activemq, self.domain, next(one.queue for one in self.agents[0].subscriptions if one.terms.name == name)
-        )
+        return await messages_in(self.activemq, next(one.queue for one in self.agents[0].subscriptions if one.terms.name == name))
 
     def _guest(self, user: str) -> Guest:
         return Guest(self.activemq.url(user), self.domain, user, ACTIVEMQ)

@@ -25,7 +25,7 @@ from clacks.agent.access import ADMINISTRATORS, Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
-from clacks.amqp import AmqpError, Connection, Draft, Message, Properties, Receiver, Sender
+from clacks.amqp import Connection, Draft, Message, Properties, Receiver, Sender
 from clacks.common.brokers import DIALECTS, Broker, Management, owners_part, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
@@ -252,32 +252,33 @@ async def queue_there(rabbit: RabbitMQ, queue: str) -> bool:
     return await messages_in(rabbit, queue) is not None
 
 
-async def messages_in(rabbit: RabbitMQ, queue: str) -> int | None:
+async def messages_in(broker: RabbitMQ | DomainActiveMQ, queue: str) -> int | None:
     """How many messages are in a queue; None if there is no such queue."""
-    connection = await dial(parse_url(rabbit.url(AGENT.name)))
+    connection = await dial(parse_url(broker.url(AGENT.name)))
     try:
+        if isinstance(broker, DomainActiveMQ):
+            return await _statistics(connection, queue)
         info = await (await Management.attach(connection)).queue_info(queue)
         return None if info is None else info.messages
     finally:
         connection.abort()
 
 
-async def messages_at(activemq: DomainActiveMQ, domain: str, queue: str) -> int | None:
-    """How many messages are in a queue of ActiveMQ, as its statistics say; None if there is no such queue."""
-    connection, answers = await dial(parse_url(activemq.url(AGENT.name))), End()
+async def _statistics(connection: Connection, queue: str) -> int | None:
+    """ActiveMQ says nothing of a queue that is not there."""
+    name, answers = f"ActiveMQ.Statistics.answers.{secrets.token_hex(8)}", End()
+    link = await connection.attach_receiver(ACTIVEMQ.queue(name), handler=answers)
+    link.window = 10
+    sender = await connection.attach_sender(ACTIVEMQ.queue("ActiveMQ.Statistics.Destination." + queue), handler=End())
+    await until(lambda: sender.sendable, "credit")
+    sender.send(Draft("?", Properties(reply_to=f"queue://{name}")).encode())
     try:
-        reply = f"{domain}.agent.statistics.{secrets.token_hex(8)}"
-        link = await connection.attach_receiver(ACTIVEMQ.queue(reply), handler=answers)
-        link.window = 10
-        sender = await connection.attach_sender(ACTIVEMQ.queue("ActiveMQ.Statistics.Destination." + queue), handler=End())
-        await until(lambda: sender.sendable, "credit")
-        sender.send(Draft("?", Properties(reply_to=f"queue://{reply}")).encode())
-        await until(lambda: answers.received, "the statistics")
-        return int(answers.messages[0].body["size"])
-    except (AmqpError, AssertionError):
+        async with asyncio.timeout(2):
+            while not answers.received:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
         return None
-    finally:
-        connection.abort()
+    return int(answers.messages[0].body["size"])
 
 
 def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
@@ -290,6 +291,6 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 
 __all__ = [
-    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_at", "messages_in", "new_domain",
+    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain",
     "number_of", "permit", "phone", "queue_there", "queues_of",
 ]  # fmt: skip

@@ -83,21 +83,22 @@ def numbers(end: End) -> list[int]:
 async def test_whoever_publishes_by_any_key_is_heard(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe())
-    for number, key in enumerate(["events", *(f"events.{slot}" for slot in range(64))]):
+    slots = domain.dialect.dialect.slots
+    for number, key in enumerate(["events", *(f"events.{slot}" for slot in range(slots))]):
         published = await anna.publish(phone(number), key=key)
         assert published.outcomes[-1][1] is ACCEPTED
-    await until(lambda: len(end.received) >= 65, "all events")
-    assert sorted(numbers(end)) == list(range(65))
+    await until(lambda: len(end.received) > slots, "all events")
+    assert sorted(numbers(end)) == list(range(slots + 1))
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_key_that_is_none_is_said_to_reach_nobody(domain: Domain) -> None:
     anna = await domain.guest("anna")
     assert (await anna.publish(phone(1), key="events.64")).outcomes[0][1] is RELEASED
     assert (await anna.publish(phone(1), key="elsewhere")).outcomes[0][1] is RELEASED
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_refused_event_lies_in_rejected_with_code_and_reason(domain: Domain) -> None:
     anna, admin = await domain.guest("anna"), await domain.guest()
     bad = f"{EVENTS}<PhoneStatus><CallerId>1</CallerId></PhoneStatus></Event>".encode()
@@ -113,7 +114,7 @@ async def test_a_refused_event_lies_in_rejected_with_code_and_reason(domain: Dom
     assert by_body[b""]["x-opt-clacks-code"] == "event-empty"
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_refused_event_is_kept_though_its_agent_dies_or_its_queue_is_deleted(domain: Domain) -> None:
     anna, admin = await domain.guest("anna"), await domain.guest()
     broker = _broker(domain.agents["one"])
@@ -146,7 +147,7 @@ async def test_whoever_asks_is_told_what_became_of_the_event(domain: Domain) -> 
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe())
     assert await anna.tell(phone(1)) is None
-    assert await messages_in(domain.rabbit, f"{domain.name}.ingress.1") in (0, 1)
+    assert await messages_in(domain.broker, f"{domain.name}.ingress.7") in (0, 1, None)
     await until(lambda: numbers(end) == [1], "the event")
     error = await anna.tell(f"{EVENTS}<PhoneStatus><CallerId>1</CallerId></PhoneStatus></Event>".encode())
     assert error is not None
@@ -154,7 +155,7 @@ async def test_whoever_asks_is_told_what_became_of_the_event(domain: Domain) -> 
     assert "ReceiverId" in str(error["problems"])
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_without_a_user_id_an_event_is_refused_and_a_forged_one_the_broker_refuses(domain: Domain) -> None:
     anna, admin = await domain.guest("anna"), await domain.guest()
     _, end = await anna.consume(await anna.subscribe())
@@ -174,7 +175,7 @@ async def test_without_a_user_id_an_event_is_refused_and_a_forged_one_the_broker
     assert numbers(end) == [3]
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_user_of_the_broker_is_not_taken_for_an_agent(domain: Domain) -> None:
     """Who is called node/NAME there would have every right."""
     domain.rules = ()
@@ -225,6 +226,7 @@ async def test_the_bare_message_arrives_byte_for_byte(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe())
     properties = Properties(message_id="m-1", user_id=b"anna", subject="s", creation_time=Timestamp(1_700_000_000_000), group_id="g")
+    properties = domain.dialect.signed(properties, "anna")
     sent = Draft(phone(1), properties, {"n": 5, "é": "ü", "b": True, "long": 2**40}, {"x-opt-mine": "kept", "x-opt-clacks-user": "forged"})
     sender, _ = await anna.sender("events.7")
     sender.send(sent.encode())
@@ -233,9 +235,9 @@ async def test_the_bare_message_arrives_byte_for_byte(domain: Domain) -> None:
     assert message.bare == Message(sent.encode()).bare
     assert message.annotations["x-opt-mine"] == "kept"
     assert message.annotations["x-opt-clacks-user"] == "anna"
-    assert isinstance(message.annotations["x-opt-clacks-time"], Timestamp)
+    assert isinstance(message.annotations["x-opt-clacks-time"], Timestamp if domain.dialect.declares else int)
     assert str(message.annotations["x-opt-clacks-id"]).startswith(("one-", "two-"))
-    assert message.annotations["x-exchange"] == ""  # how it got into the domain is not told
+    assert message.annotations.get("x-exchange", "") == ""  # how it got into the domain is not told
 
 
 @on("one", "two", "three")
@@ -303,7 +305,7 @@ async def test_a_durable_subscription_outlives_its_consumer_and_all_agents(domai
     assert numbers(later) == [3, 4, 5]
 
 
-@on("one", "two", **{"broker.lease": 1.0})
+@on("one", "two", only="rabbitmq", **{"broker.lease": 1.0})
 async def test_a_durable_subscription_does_not_become_a_live_one_and_end_with_its_lease(domain: Domain) -> None:
     anna = await domain.guest("anna")
     jobs = await anna.subscribe(durable="jobs", shared="jobs")
@@ -314,7 +316,7 @@ async def test_a_durable_subscription_does_not_become_a_live_one_and_end_with_it
     assert queues_of(domain.rabbit, domain.name, "sub.anna.") == [jobs["queue"]]
 
 
-@on("one", "two", "three")
+@on("one", "two", "three", only="rabbitmq")
 async def test_many_who_ask_for_one_name_at_once_get_one_subscription(domain: Domain) -> None:
     anna = await domain.guest("anna")
     answers = await asyncio.gather(*(anna.subscribe(durable="kept") for _ in range(12)))
@@ -322,7 +324,7 @@ async def test_many_who_ask_for_one_name_at_once_get_one_subscription(domain: Do
     await until(lambda: len(queues_of(domain.rabbit, domain.name, "sub.")) == 1, "no other queue is left")
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_deleting_deletes_the_queue_and_the_name_is_free_at_once(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
     for number in range(5):
@@ -338,7 +340,7 @@ async def test_deleting_deletes_the_queue_and_the_name_is_free_at_once(domain: D
     await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [], "all queues are gone")
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: Domain) -> None:
     anna = await domain.guest("anna")
     kept = await anna.subscribe(durable="kept")
@@ -350,7 +352,7 @@ async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: D
     await until(lambda: not queues_of(domain.rabbit, domain.name, "sub."), "the next one has deleted it")
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes(domain: Domain) -> None:
     """As with a young quorum queue after a crash: its subscription is in the log, and its owner could never receive again."""
     anna = await domain.guest("anna")
@@ -378,10 +380,11 @@ async def test_terms_of_the_wrong_kind_are_refused_with_what_is_expected(domain:
     for params in wrong:
         error = await refused(anna.call("subscribe", params))
         assert (error.code, next(reversed(params)).replace("_", "-") in error.message) == ("link-refused", True)
-    assert queues_of(domain.rabbit, domain.name, "sub.") == []
+    if domain.dialect.declares:
+        assert queues_of(domain.rabbit, domain.name, "sub.") == []
 
 
-@on("one", "two", "three")
+@on("one", "two", "three", only="rabbitmq")
 async def test_whatever_crosses_leaves_no_queue_and_no_subscription_that_not_every_agent_knows(domain: Domain) -> None:
     """One name: asked for, replaced and ended through all agents at once."""
     guests = [await domain.guest("anna") for _ in range(6)]
@@ -409,7 +412,7 @@ async def test_whatever_crosses_leaves_no_queue_and_no_subscription_that_not_eve
     assert not any(control._asked or control._waiting for control in controls)
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_an_agent_whose_requests_the_broker_ended_makes_others(domain: Domain) -> None:
     """As RabbitMQ 4.0.5 does where a declaration crosses the deletion of the same queue."""
     anna = await domain.guest("anna")
@@ -422,7 +425,7 @@ async def test_an_agent_whose_requests_the_broker_ended_makes_others(domain: Dom
     await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [other["queue"]], "it is deleted")
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_queue_that_cannot_be_deleted_keeps_no_other_from_it(domain: Domain) -> None:
     anna = await domain.guest("anna")
     first, second = await anna.subscribe(durable="first"), await anna.subscribe(durable="second")
@@ -440,7 +443,7 @@ async def test_a_queue_that_cannot_be_deleted_keeps_no_other_from_it(domain: Dom
     await until(lambda: queues_of(domain.rabbit, domain.name, "sub.") == [first["queue"]], "the other one is deleted")
 
 
-@on("one", "two", **{"broker.lease": 1.0})
+@on("one", "two", only="rabbitmq", **{"broker.lease": 1.0})
 async def test_a_lease_that_runs_out_ends_the_subscription_and_its_queue(domain: Domain) -> None:
     """It is stretched by twelve seconds, in which agents find out what they have missed."""
     anna = await domain.guest("anna")
@@ -601,7 +604,7 @@ async def test_a_second_process_of_a_node_takes_the_place_of_the_first(domain: D
     assert _broker(second).control.domain.may_take(now())
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_agents_with_another_number_of_ingress_queues_are_refused(domain: Domain) -> None:
     domain.settings["broker.ingress"] = 3
     with pytest.raises(ClacksError, match=r"broker.ingress.*another number than 3"):
@@ -790,7 +793,7 @@ def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
     scene(rabbitmq, tmp_path)
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_an_agent_whose_queue_for_answers_was_deleted_is_answered_again(domain: Domain) -> None:
     await domain.agent("two", serving(Plugin("two")))
     broker = _broker(domain.agents["one"])
@@ -802,7 +805,7 @@ async def test_an_agent_whose_queue_for_answers_was_deleted_is_answered_again(do
     management.connection.abort()
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_node_without_its_queue_is_not_waited_for(domain: Domain) -> None:
     broker = _broker(domain.agents["one"])
     asked = {"method": "getNodes", "params": [], "id": "1"}
@@ -811,7 +814,7 @@ async def test_a_node_without_its_queue_is_not_waited_for(domain: Domain) -> Non
     assert not broker._asking
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_reply_queue_that_takes_nothing_or_is_not_there_costs_nobody_else_anything(domain: Domain) -> None:
     """An ordinary user may make reply queues of any kind, and name those that there are not."""
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
@@ -904,7 +907,7 @@ class Reader:
         self.connection.abort()
 
 
-@on()
+@on(only="rabbitmq")
 async def test_an_agent_whose_place_in_the_log_was_cut_off_begins_again(domain: Domain) -> None:
     stream = f"{new_domain()}.control"
     one, two = Reader(domain.rabbit, stream, "one"), Reader(domain.rabbit, stream, "two")
@@ -966,7 +969,7 @@ async def test_an_agent_that_begins_anew_is_a_later_process_whatever_the_clock_s
     control._ticker.cancel()
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_log_that_was_deleted_is_begun_anew(domain: Domain) -> None:
     anna = await domain.guest("anna")
     lost = await anna.subscribe()
@@ -983,7 +986,7 @@ async def test_a_log_that_was_deleted_is_begun_anew(domain: Domain) -> None:
     management.connection.abort()
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_a_queue_that_the_broker_lost_stops_nobody_else(domain: Domain) -> None:
     """RabbitMQ 4.0 ends the session of all outlets for one that has no queue."""
     anna = await domain.guest("anna")
@@ -1010,7 +1013,7 @@ async def test_a_full_queue_keeps_its_publishers_waiting_and_loses_nothing(domai
     assert sorted(set(numbers(end))) == list(range(600))
 
 
-@on("one", **{"durable.bytes": 60_000})
+@on("one", only="rabbitmq", **{"durable.bytes": 60_000})
 async def test_an_agent_has_so_many_events_in_hand_and_no_more(domain: Domain) -> None:
     """Where a durable queue is full, what is behind waits at the broker."""
     anna = await domain.guest("anna")
@@ -1027,7 +1030,7 @@ async def test_an_agent_has_so_many_events_in_hand_and_no_more(domain: Domain) -
     assert ingress._link.alive
 
 
-@on()
+@on(only="rabbitmq")
 async def test_an_agent_has_so_many_commands_under_way_and_no_more(domain: Domain) -> None:
     plugin = Plugin("one")
     await domain.agent("one", serving(plugin))
@@ -1053,7 +1056,7 @@ async def test_an_ordinary_user_reads_no_queue_of_another(domain: Domain) -> Non
         await bert.connection.attach_sender(Terminus(f"/queues/{hers['queue']}"), handler=End(), alone=True)
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_a_users_pattern_fits_nothing_of_one_whose_name_begins_alike(domain: Domain) -> None:
     """With the permissions that docs/domain.md has; `%` and `.` are what could be mistaken."""
     users = ("anna", "anna.work", "anna%2Ework", "a+b")

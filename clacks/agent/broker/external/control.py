@@ -200,6 +200,10 @@ class Control:
     def ready(self) -> bool:
         return self.domain.applied >= 0 or self.domain.stopped
 
+    @property
+    def stopped(self) -> bool:
+        return self.domain.stopped
+
     def _catch_up(self) -> None:
         if self._behind and self.domain.may_take(now()):
             behind, self._behind = self._behind, []
@@ -243,7 +247,16 @@ class Control:
             asked = change.asked
         elif isinstance(change, Refused):
             asked = change.id
-        elif isinstance(change, Superseded) and not self.joined.done():
+        elif isinstance(change, Superseded):
+            self._superseded()
+        future = self._asked.get(asked)
+        if future is not None and not future.done():
+            future.set_result(change)
+
+    def _superseded(self) -> None:
+        if self._log is not None:
+            self._log.resign()
+        if not self.joined.done():
             self.joined.set_exception(
                 ClacksError(
                     "config-invalid",
@@ -252,9 +265,6 @@ class Control:
                     hint="Give each agent its own node_id. If there is none, this machine's clock was set back.",
                 )
             )
-        future = self._asked.get(asked)
-        if future is not None and not future.done():
-            future.set_result(change)
 
     def _look(self) -> None:
         """Whoever waits for all agents."""

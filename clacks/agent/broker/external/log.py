@@ -24,6 +24,10 @@ class LogReader(Protocol):
     def ready(self) -> bool:
         """Whether it has the state that the log makes."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether another process has its place."""
+
     def restart(self) -> None:
         """Forget what was read: the log is read from its beginning."""
 
@@ -57,6 +61,9 @@ class Log(Protocol):
 
     def deaf(self, seconds: float) -> bool:
         """Whether records have been stored for longer than that, and none was read."""
+
+    def resign(self) -> None:
+        """Its reader has stopped: others are not to depend on it."""
 
     def needless(self, base: int) -> None:
         """A snapshot of what the record at `base` and those before it have made is in the log."""

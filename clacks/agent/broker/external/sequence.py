@@ -108,7 +108,8 @@ class SequencedLog:
         inlet = f"{self.name}.in"
         writer = await connection.attach_sender(broker.queue(inlet), handler=self)
         numbering = self._numbering = Numbering(self, connection, broker)
-        await numbering.stand(broker.queue(inlet, exclusive=True))
+        if not self._reader.stopped:
+            await numbering.stand(broker.queue(inlet, exclusive=True))
         self._writer = writer
         if self._offset >= 0:
             self._ask()
@@ -135,6 +136,10 @@ class SequencedLog:
     def deaf(self, seconds: float) -> bool:
         """What is written waits in a queue as long as nobody numbers it, and another log has another name."""
         return False
+
+    def resign(self) -> None:
+        if self._numbering is not None:
+            self._numbering.resign()
 
     def needless(self, base: int) -> None:
         self._base = base
@@ -265,6 +270,13 @@ class Numbering:
     def end(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def resign(self) -> None:
+        """Let the next in line have NAME.in. What is half done may be known to be done by its connection's end only."""
+        if self._opens:
+            self._connection.abort()
+        elif self._inlet is not None:
+            self._inlet.close()
 
     # --- a new term ---
 

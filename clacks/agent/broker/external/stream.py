@@ -79,6 +79,9 @@ class StreamLog:
         """Then it is another stream than the one that is read (deleted, or lost with its broker)."""
         return self._stored_at > self._read_at + seconds
 
+    def resign(self) -> None:
+        """Nobody depends on it."""
+
     def needless(self, base: int) -> None:
         """It keeps what it was declared with."""
 
