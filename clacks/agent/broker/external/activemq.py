@@ -97,7 +97,7 @@ class ActiveTopology:
 
     async def _try(self, connection: Connection, broker: Broker) -> None:
         """What says its sender's name must come where events come, and what says another one where such are put aside."""
-        own, false = _Trial(), _Trial()
+        own, false = _Trial(2), _Trial(1)
         queues = {ingress_queue(self._domain, TRIAL): own, unverified_queue(self._domain, TRIAL): false}
         links: list[Link] = []
         try:
@@ -106,15 +106,18 @@ class ActiveTopology:
                 link.window = 10
             links.append(sender := await connection.attach_sender(broker.entry(self._domain, slot_key(TRIAL)), handler=own))
             await own.wait(own.credited)
-            for user, end in ((self._account, own), ("nobody", false)):
+            for user, end in (
+                (self._account, own),
+                ("nobody", false),
+                (self._account, own),
+            ):  # what comes between these two is in its place
                 sender.send(Draft(b"trial", broker.signed(Properties(correlation_id=end.token), user), ttl=TRIAL_TTL).encode())
-            if not (await own.wait(own.came) and await false.wait(false.came)):
-                came = {token for end in queues.values() for token in end.others}
-                where = f"composite queue {self._domain}.{slot_key(TRIAL)}"
-                raise self._wanting(
-                    f"what is sent to its {where} arrives nowhere" if not came and not own.came.is_set() and not false.came.is_set() else
-                    f"it does not tell senders apart: see its populateJMSXUserID, its connector's transformer, the selectors of its {where}"
-                )  # fmt: skip
+            arrived = await own.wait(own.came) and await false.wait(false.came)
+            where = f"its composite queue {self._domain}.{slot_key(TRIAL)}"
+            if {own.token, false.token} & {*own.others, *false.others}:
+                raise self._wanting(f"it does not tell senders apart: see its populateJMSXUserID, and the selectors of {where}")
+            if not arrived:
+                raise self._wanting(f"what is sent to {where} arrives nowhere: is it there, and is the connector's transformer native?")
         finally:
             for one in links:
                 one.close()
@@ -202,8 +205,10 @@ class ActiveTopology:
 class _Trial:
     """One message of the trial, and the handler of the links where it is expected."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int) -> None:
+        """It is sent so many times."""
         self.token = uuid.uuid4().hex
+        self._times, self.count = times, 0
         self.others: list[str] = []  # what came here and should not
         self.credited, self.came = asyncio.Event(), asyncio.Event()
 
@@ -217,7 +222,9 @@ class _Trial:
         link.settle(number, ACCEPTED)
         token = str(Message(encoded).properties.correlation_id)
         if token == self.token:
-            self.came.set()
+            self.count += 1
+            if self.count == self._times:
+                self.came.set()
         else:
             self.others.append(token)
 
