@@ -2,6 +2,7 @@
 
     python tests/domain_kills.py --kills 20                  20 of each kind, a report, exit code 1 if a promise was broken
     python tests/domain_kills.py --kills 5 --kinds agent     one kind only
+    python tests/domain_kills.py --broker activemq           on another broker than RabbitMQ
 
 Agents are processes, the broker is a real one that comes back on its state; a consumer is killed by its socket, which is all that others
 see of it. What the publishers were told is the ledger's: it knows what had to arrive, in which order, and what came twice.
@@ -22,14 +23,15 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from activemq import DomainActiveMQ
 from brokers import AGENT, RabbitMQ
-from clacks.amqp import ACCEPTED, AmqpError, Condition, Draft, Link, Outcome, Properties, Receiver, Sender, Terminus
+from clacks.amqp import ACCEPTED, AmqpError, Condition, Draft, Link, Outcome, Properties, Receiver, Sender
 from clacks.common.errors import ClacksError
-from domains import Failed, Guest, new_domain, number_of, phone
+from domains import ACTIVEMQ, RABBITMQ, Failed, Guest, new_domain, number_of, phone
 from support import End
 
 NODES: Final = ("one", "two", "three")
@@ -47,13 +49,13 @@ TROUBLE: Final = (AmqpError, ClacksError, Failed, OSError, AssertionError)  # of
 class Publisher:
     """Sends numbered events, and those again whose fate it did not hear of: in their order, so the first time they come is in order."""
 
-    def __init__(self, number: int, url: str, domain: str) -> None:
+    def __init__(self, number: int, guest_of: Callable[[], Guest]) -> None:
         self.first = number * SPAN
         self.next = self.first
         self.accepted: set[int] = set()
         self.waiting: dict[int, None] = {}
         self.stopping = False
-        self._guest_of = lambda: Guest(url, domain, "admin")
+        self._guest_of = guest_of
         self._key = f"events.{number * 7}"
 
     async def run(self) -> None:
@@ -61,14 +63,14 @@ class Publisher:
             guest = self._guest_of()
             try:
                 await guest.open()
-                sender = await guest.connection.attach_sender(_exchange(guest, self._key), handler=self)
+                sender = await guest.connection.attach_sender(guest.broker.entry(guest.domain, self._key), handler=self)
                 for number in list(self.waiting):
-                    self._send(sender, number)
+                    self._send(guest, sender, number)
                 while sender.alive and (self.waiting or not self.stopping):
                     await asyncio.sleep(1 / RATE)
                     if not self.stopping and len(self.waiting) < UNDER_WAY:
                         self.waiting[self.next] = None
-                        self._send(sender, self.next)
+                        self._send(guest, sender, self.next)
                         self.next += 1
             except TROUBLE:
                 await asyncio.sleep(0.1)
@@ -79,8 +81,8 @@ class Publisher:
         """What was accepted and has not arrived."""
         return self.accepted - consumer.seen.keys()
 
-    def _send(self, sender: Sender, number: int) -> None:
-        sender.send(Draft(phone(number), Properties(user_id=b"admin")).encode(), number)
+    def _send(self, guest: Guest, sender: Sender, number: int) -> None:
+        sender.send(Draft(phone(number), guest.broker.signed(Properties(), "admin"), durable=True).encode(), number)
 
     # --- amqp.LinkHandler ---
 
@@ -101,7 +103,7 @@ class Publisher:
 class Consumer(End):
     """Takes from the durable subscription's queue, and notes what came, when, and how often."""
 
-    def __init__(self, url: str, domain: str) -> None:
+    def __init__(self, guest_of: Callable[[], Guest]) -> None:
         super().__init__()
         self.times: defaultdict[int, list[float]] = defaultdict(list)
         self.seen: Counter[int] = Counter()
@@ -109,7 +111,7 @@ class Consumer(End):
         self.disorder: list[tuple[int, int]] = []
         self.twice = 0
         self.guest: Guest | None = None
-        self._guest_of = lambda: Guest(url, domain, "admin")
+        self._guest_of = guest_of
 
     async def run(self) -> None:
         while True:
@@ -147,10 +149,6 @@ class Consumer(End):
             self.last[publisher] = max(event, self.last.get(publisher, -1))
 
 
-def _exchange(guest: Guest, key: str) -> Any:
-    return Terminus(f"/exchanges/{guest.domain}/{key}")
-
-
 def _close(guest: Guest) -> None:
     with contextlib.suppress(AttributeError):  # it did not come so far
         guest.close()
@@ -159,13 +157,18 @@ def _close(guest: Guest) -> None:
 class Machine:
     """One domain under load, and those who disturb it."""
 
-    def __init__(self, rabbit: RabbitMQ, folder: Path, seed: int, hanging: float) -> None:
-        self.rabbit, self.folder, self.domain = rabbit, folder, new_domain()
+    def __init__(self, broker: RabbitMQ | DomainActiveMQ, folder: Path, seed: int, hanging: float) -> None:
+        self.server, self.folder = broker, folder
+        self.domain = broker.domains.pop() if isinstance(broker, DomainActiveMQ) else new_domain()
+        self.name, dialect = ("ActiveMQ", ACTIVEMQ) if isinstance(broker, DomainActiveMQ) else ("RabbitMQ", RABBITMQ)
         self.random, self.hanging = random.Random(seed), hanging
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
-        url = rabbit.url()
-        self.publishers = [Publisher(number, url, self.domain) for number in range(PUBLISHERS)]
-        self.consumer = Consumer(url, self.domain)
+
+        def guest() -> Guest:
+            return Guest(broker.url(), self.domain, "admin", dialect)
+
+        self.publishers = [Publisher(number, guest) for number in range(PUBLISHERS)]
+        self.consumer = Consumer(guest)
         self.pauses: defaultdict[str, list[float]] = defaultdict(list)
         self.twice: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -177,7 +180,7 @@ class Machine:
         state.mkdir(exist_ok=True)
         (state / "access.toml").write_text(RULES)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("CLACKS_")}
-        broker = {"CLACKS_BROKER_URL": self.rabbit.url(AGENT.name), "CLACKS_BROKER_INGRESS": "3"}
+        broker = {"CLACKS_BROKER_URL": self.server.url(AGENT.name), "CLACKS_BROKER_INGRESS": "3"}
         settings = {"HOME": str(state), "CLACKS_DOMAIN": self.domain, **broker}
         command = [sys.executable, "-m", "clacks.cli.agent", "--state-dir", str(state), "--node-id", node]
         with (state / "log").open("ab") as log:
@@ -198,8 +201,9 @@ class Machine:
         self.start(node)
 
     async def broker(self) -> None:
-        await asyncio.to_thread(self.rabbit.flush)
-        await asyncio.to_thread(self.rabbit.restart)
+        if isinstance(self.server, RabbitMQ):
+            await asyncio.to_thread(self.server.flush)
+        await asyncio.to_thread(self.server.restart)
 
     async def client(self) -> None:
         self.consumer.kill()
@@ -264,7 +268,7 @@ class Machine:
 
     def report(self) -> Iterator[str]:
         accepted = sum(len(publisher.accepted) for publisher in self.publishers)
-        yield f"RabbitMQ {self.rabbit.version}, {len(NODES)} agents: {accepted} events accepted, {len(self._missing())} of them missing,"
+        yield f"{self.name} {self.server.version}, {len(NODES)} agents: {accepted} events accepted, {len(self._missing())} of them missing,"
         yield f"{self.consumer.twice} came twice, {len(self.consumer.disorder)} out of order"
         for kind, pauses in self.pauses.items():
             median, worst = statistics.median(pauses), max(pauses)
@@ -280,11 +284,12 @@ KINDS: Final = ("agent", "broker", "client", "hang")
 
 
 def play(
-    folder: Path, kinds: tuple[str, ...], kills: int, seed: int, hanging: float = HANG, settings: dict[str, Any] | None = None
-) -> Machine:
+    folder: Path, kinds: tuple[str, ...], kills: int, seed: int, hanging: float = HANG, settings: dict[str, Any] | None = None,
+    broker: str = "rabbitmq",
+) -> Machine:  # fmt: skip
     """Run it; its `faults` are the promises that were broken."""
-    with RabbitMQ(settings=settings) as rabbit:
-        machine = Machine(rabbit, folder, seed, hanging)
+    with RabbitMQ(settings=settings) if broker == "rabbitmq" else DomainActiveMQ([new_domain()]) as server:
+        machine = Machine(server, folder, seed, hanging)
         try:
             asyncio.run(machine.run(kinds, kills))
         except TimeoutError as error:
@@ -298,13 +303,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--broker", choices=("rabbitmq", "activemq"), default="rabbitmq")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--heartbeat", type=int, help="RabbitMQ's setting of that name, in seconds")
     parser.add_argument("--hanging", type=float, default=HANG, help="seconds that an agent hangs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = {} if options.heartbeat is None else {"heartbeat": options.heartbeat}
-        machine = play(Path(folder), tuple(options.kinds), options.kills, options.seed, options.hanging, settings)
+        machine = play(Path(folder), tuple(options.kinds), options.kills, options.seed, options.hanging, settings, options.broker)
     print(*machine.report(), *machine.faults, sep="\n")
     return bool(machine.faults)
 

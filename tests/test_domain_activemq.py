@@ -28,7 +28,7 @@ from clacks.amqp import ACCEPTED, AmqpError, Draft, Message, Properties, Receive
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from domains import ACTIVEMQ, Domain, Guest, messages_in, new_domain, number_of, permit, phone
+from domains import ACTIVEMQ, Domain, messages_in, new_domain, number_of, permit, phone
 from support import End, until
 
 DEADLINE = 60.0
@@ -309,19 +309,12 @@ async def test_what_an_agent_that_dies_had_in_hand_comes_first_and_in_its_order(
 # --- who sends ----------------------------------------------------------------------------------------------------------------------
 
 
-async def put_aside(guest: Guest, domain: Domain) -> End:
-    """The refused events, for the agents' own account."""
-    connection = await dial(parse_url(domain.broker.url(AGENT.name)))
-    end = End()
-    (await connection.attach_receiver(ACTIVEMQ.queue(f"{domain.name}.rejected"), handler=end)).window = 100
-    return end
-
-
 @on("one", "two")
 async def test_nobody_sends_for_another_and_what_nobody_can_verify_is_refused(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
     _, got = await anna.consume(await anna.subscribe())
-    refused = await put_aside(anna, domain)
+    looking, refused = await dial(parse_url(domain.broker.url(AGENT.name))), End()
+    (await looking.attach_receiver(ACTIVEMQ.queue(f"{domain.name}.rejected"), handler=refused)).window = 100
     sender, outcomes = await bert.sender("events.5")
     own = ACTIVEMQ.signed(Properties(), "bert")
     attacks: list[Draft] = [
@@ -346,6 +339,7 @@ async def test_nobody_sends_for_another_and_what_nobody_can_verify_is_refused(do
         **dict.fromkeys((1, 3, 4, 6, 7, 8), "user-id-unverified"), 2: "user-id-missing", 5: "user-id-missing", 9: "user-id-forged",
     }  # fmt: skip
     assert [message.annotations["x-opt-clacks-user"] for message in got.messages] == ["bert"]
+    looking.abort()
 
 
 @on("one")
