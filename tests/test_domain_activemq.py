@@ -34,6 +34,7 @@ from support import End, until
 DEADLINE = 60.0
 SMALL = Timing(snapshot_floor=20_000, part_bytes=4_000, lease=2.0, interval=0.2)
 
+POISONED = 2500  # more than the broker looks at for a message that fits a selector (maxPageSize)
 PHONES = "//*:PhoneStatus"
 
 Test = Callable[[Domain], Coroutine[Any, Any, None]]
@@ -357,6 +358,12 @@ async def test_what_the_broker_cannot_pass_on_stops_nobody(domain: Domain) -> No
     await until(lambda: len(outcomes.outcomes) == ingress.WINDOW * 2, "the broker has them")
     assert await anna.tell(phone(5000), key="events.5") is None
     assert numbers(got) == [5000]
+    sender, outcomes = await bert.sender("command.core")
+    for number in range(POISONED):
+        await until(lambda: sender.sendable, "credit")
+        sender.send(Draft("{}", own, poison[number % 3]).encode())
+    await until(lambda: len(outcomes.outcomes) == POISONED, "the broker has them")
+    assert await anna.call("getSessionUser") == "anna"
 
 
 @on("one")

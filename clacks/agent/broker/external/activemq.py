@@ -29,6 +29,7 @@ from .names import (
     sender_of,
     slot_key,
     unverified_queue,
+    verified_queue,
 )
 from .sequence import SequencedLog
 from .topology import Place, QueueTerms
@@ -193,6 +194,9 @@ class ActiveTopology:
         verified, unverified = broker.dialect.verified, broker.dialect.unverified
         shared, own = command_queue(self._domain, target), command_queue(self._domain, target, self._node)
         return [
+            # What is sent to `shared`, sorted by the broker; where it does not for a target, this agent does, less safely.
+            Place(verified_queue(self._domain, command_key(target)), shared=True),
+            Place(unverified_queue(self._domain, command_key(target)), verified=False),
             Place(shared, shared=True, selector=verified),
             Place(shared, selector=unverified, verified=False),
             Place(own, selector=verified),

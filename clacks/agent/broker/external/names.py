@@ -30,8 +30,13 @@ def ingress_queue(domain: str, number: int | str) -> str:
     return f"{domain}.ingress.{number}"
 
 
+def verified_queue(domain: str, what: str) -> str:
+    """Where a broker puts the requests of which it can say who has sent them, if it is configured to."""
+    return f"{domain}.verified.{what}"
+
+
 def unverified_queue(domain: str, what: str = "") -> str:
-    """Where a broker puts the events of which it cannot say who has sent them."""
+    """Where a broker puts the events, or requests, of which it cannot say who has sent them."""
     return f"{domain}.unverified" + (f".{what}" if what else "")
 
 
