@@ -172,7 +172,7 @@ SETTINGS: Final = (
         "broker.url",
         _list_of(_text),
         (),
-        "URLs of an AMQP 1.0 broker (RabbitMQ 4, ActiveMQ) with user and password: this agent is one of a domain on it, and listens nowhere.",
+        "URLs of an AMQP 1.0 broker (RabbitMQ 4, ActiveMQ) with user and password: this agent is one of a domain there, listening nowhere.",
         "list of URLs",
     ),
     Setting("broker.ingress", _count(1, 64), 4, "Ingress queues of the domain: 1 is strict order, more are more agents at work.", "number"),
