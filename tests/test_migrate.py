@@ -1,4 +1,4 @@
-"""`clacks migrate`: from the disk of a real agent into a domain on a real RabbitMQ, and what the plan makes of odd subscriptions."""
+"""`clacks migrate`: from the disk of a real agent into a domain on a real broker, and what the plan makes of odd subscriptions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from activemq import DomainActiveMQ
 from brokers import RabbitMQ
 from clacks.agent.broker.store import Batch, Store, StoredEvent, StoredSubscription
 from clacks.agent.broker.terms import Terms
-from clacks.amqp import Message, Terminus
+from clacks.amqp import Message
 from clacks.cli import migrate as migration
 from clacks.cli.main import clacks
 from clacks.cli.sendevent import send_event
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from conftest import RunningAgent
+from domains import ACTIVEMQ, RABBITMQ
 from support import End, until
 
 DEAR = "//*:CallerId = ('2', '4') and count(1 to 20000) = 20000"  # for the sandbox to decide
@@ -55,10 +57,16 @@ def kept(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["rabbitmq", "activemq"])
+def broker(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
-def domain(rabbitmq: RabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningAgent]:
+def domain(broker: RabbitMQ | DomainActiveMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningAgent]:
     """An agent of a domain of its own, and the environment with which `clacks migrate` finds it."""
-    name, url = f"test.m{time.monotonic_ns()}", rabbitmq.url("clacks-agent")
+    name = broker.domains.pop() if isinstance(broker, DomainActiveMQ) else f"test.m{time.monotonic_ns()}"
+    url = broker.url("clacks-agent")
     monkeypatch.setenv("CLACKS_DOMAIN", name)
     monkeypatch.setenv("CLACKS_BROKER_URL", url)
     with RunningAgent(tmp_path / "new", {"broker.url": [url], "domain": name, "node_id": "new"}) as agent:
@@ -69,13 +77,14 @@ def migrate(folder: Path, *options: str) -> Result:
     return CliRunner().invoke(clacks, ["migrate", "--state-dir", str(folder), *options])
 
 
-def received(rabbitmq: RabbitMQ, queue: str, expected: int) -> list[Message]:
+def received(broker: RabbitMQ | DomainActiveMQ, queue: str, expected: int) -> list[Message]:
     """What is in a queue, which is so many messages and no more."""
 
     async def main() -> list[Message]:
-        connection = await dial(parse_url(rabbitmq.url()))
+        connection = await dial(parse_url(broker.url()))
         end = End()
-        link = await connection.attach_receiver(Terminus(f"/queues/{queue}"), handler=end)
+        dialect = ACTIVEMQ if isinstance(broker, DomainActiveMQ) else RABBITMQ
+        link = await connection.attach_receiver(dialect.queue(queue), handler=end)
         link.window = 1000
         await until(lambda: len(end.received) >= expected, f"{expected} messages")
         connection.close()
@@ -93,39 +102,41 @@ def callers(messages: list[Message]) -> list[int]:
 # --- on a real broker ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_waited_comes_out_of_the_domain_in_its_order(kept: Path, domain: RunningAgent, rabbitmq: RabbitMQ) -> None:
+def test_what_waited_comes_out_of_the_domain_in_its_order(kept: Path, domain: RunningAgent, broker: RabbitMQ | DomainActiveMQ) -> None:
     result = migrate(kept, "--json")
     assert result.exit_code == 0, result.output
     told = {one["name"]: one for one in json.loads(result.stdout)}
     assert {name: one["sent"] for name, one in told.items()} == {"billing": 5, "jobs": 1, "held": 2}
-    found = received(rabbitmq, told["billing"]["queue"], 5)
+    found = received(broker, told["billing"]["queue"], 5)
     assert callers(found) == [3, 4, 5, 6, 7]
     assert {message.annotations["x-opt-clacks-user"] for message in found} == {"admin"}
     assert len({message.annotations["x-opt-clacks-id"] for message in found}) == 5
     assert all(message.header.durable for message in found)
-    assert callers(received(rabbitmq, told["held"]["queue"], 2)) == [2, 4]
-    assert callers(received(rabbitmq, told["jobs"]["queue"], 1)) == [7]
+    assert callers(received(broker, told["held"]["queue"], 2)) == [2, 4]
+    assert callers(received(broker, told["jobs"]["queue"], 1)) == [7]
     indexed = {one.terms.name: one.terms for one in domain.subscriptions}
     assert {name: terms.shared for name, terms in indexed.items()} == {"billing": False, "jobs": True, "held": False}
     assert indexed["held"].filters == (DEAR,)
 
 
-def test_a_second_run_moves_nothing_twice(kept: Path, domain: RunningAgent, rabbitmq: RabbitMQ) -> None:
+def test_a_second_run_moves_nothing_twice(kept: Path, domain: RunningAgent, broker: RabbitMQ | DomainActiveMQ) -> None:
     first = migrate(kept)
     assert first.exit_code == 0, first.output
     assert "moved: billing of admin, 5 events to" in first.output
     again = migrate(kept, "--json")
     assert [(one["sent"], one["before"]) for one in json.loads(again.stdout)][:2] == [(0, 5), (0, 1)]
-    received(rabbitmq, json.loads(again.stdout)[0]["queue"], 5)
+    received(broker, json.loads(again.stdout)[0]["queue"], 5)
     # What the old agent has taken in after all comes as well.
     with RunningAgent(kept) as agent:
         send(agent, 8)
     third = json.loads(migrate(kept, "--json").stdout)
     assert [(one["name"], one["sent"]) for one in third] == [("billing", 1), ("jobs", 1), ("held", 0)]
-    assert callers(received(rabbitmq, third[0]["queue"], 1)) == [8]
+    assert callers(received(broker, third[0]["queue"], 1)) == [8]
 
 
-def test_after_an_interruption_it_goes_on(kept: Path, domain: RunningAgent, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_interruption_it_goes_on(
+    kept: Path, domain: RunningAgent, broker: RabbitMQ | DomainActiveMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It ends between a batch and its note: that batch comes twice, nothing is missing, and the order is kept."""
     monkeypatch.setattr(migration, "BATCH", 2)
     noted = migration.Notes.moved
@@ -142,7 +153,7 @@ def test_after_an_interruption_it_goes_on(kept: Path, domain: RunningAgent, rabb
     monkeypatch.setattr(migration.Notes, "moved", noted)
     told = json.loads(migrate(kept, "--json").stdout)
     assert [(one["name"], one["before"], one["sent"]) for one in told] == [("billing", 2, 3), ("jobs", 0, 1), ("held", 0, 2)]
-    assert callers(received(rabbitmq, told[0]["queue"], 7)) == [3, 4, 5, 6, 5, 6, 7]
+    assert callers(received(broker, told[0]["queue"], 7)) == [3, 4, 5, 6, 5, 6, 7]
 
 
 def test_a_dry_run_says_what_would_be_done_and_needs_no_broker(kept: Path) -> None:

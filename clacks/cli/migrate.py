@@ -325,7 +325,8 @@ class Mover:
 
         from ..agent.broker.envelope import header
         from ..agent.broker.external.outlets import Fate
-        from ..amqp import Message, annotate
+        from ..amqp import Message, Timestamp, annotate
+        from ..common.brokers import Feature
 
         found, taken = self._store.read(numbers), []
         for number in numbers:
@@ -338,9 +339,12 @@ class Mover:
                 one.unmatched += 1
                 continue
             message = Message(encoded)
+            annotations = message.annotations
+            if not self._broker.has(Feature.TIMESTAMPS):
+                annotations = {key: int(value) if isinstance(value, Timestamp) else value for key, value in annotations.items()}
             future: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
             taken.append(future)
-            whole = header(ttl, durable=True) + annotate(message.bare, message.annotations)
+            whole = header(ttl, durable=True) + annotate(message.bare, annotations)
             self._outlets.send(one.queue, whole, future.set_result)
         try:
             async with asyncio.timeout(FULL_SECONDS):

@@ -32,6 +32,7 @@ class Feature(Enum):
     BY_USE = "queues and topics that are there as soon as they are used"
     EXCLUSIVE = "consumers that may ask to be a queue's only one; the next follows when it goes"
     SELECTORS = "filters on links that are JMS selectors"
+    TIMESTAMPS = "messages that expire though they have timestamps among their annotations"
     BOTH_WAYS = "a connection that is read while it is written to"
     DYNAMIC_REPLIES = "a dynamic source for replies"
     CREDIT = "no delivery without credit from any kind of queue"
@@ -104,6 +105,7 @@ DIALECTS: Final = (
             Feature.MANAGEMENT: ALWAYS,
             Feature.STREAMS: ALWAYS,
             Feature.ACTIVE_CONSUMER: ALWAYS,
+            Feature.TIMESTAMPS: ALWAYS,
             Feature.BOTH_WAYS: ALWAYS,
             Feature.COPIES: (4, 1),
             # These three are missing in 4.0.5 and there in 4.3.6; what lies between was not looked at.

@@ -66,7 +66,6 @@ class ActiveTopology:
         verified = [(ingress_queue(self._domain, number), True) for number in self._numbers]
         return [*verified, (unverified_queue(self._domain), False)]
 
-    time = int  # a message with a timestamp never expires
     deletes = False
     rejected_ttl = REJECTED_TTL
 

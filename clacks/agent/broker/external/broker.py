@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from lxml import etree
 
-from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender
+from ....amqp import ACCEPTED, AmqpError, Condition, Connection, Draft, Link, Message, Outcome, Properties, Receiver, Sender, Timestamp
 from ....amqp.message import annotate
+from ....common.brokers import Feature
 from ....common.components.command import CORE
 from ....common.components.url import parse_urls
 from ....common.errors import ClacksError
@@ -138,7 +139,7 @@ class ExternalBroker:
         """The broker can be reached (again)."""
         if self._topology is None:
             self._topology = topology_on(lines.broker, self.config, self.control.domain.timing)
-            self._stamp = Stamp(f"{self.config.node_id}-{os.urandom(4).hex()}-", self._topology.time)
+            self._stamp = Stamp(f"{self.config.node_id}-{os.urandom(4).hex()}-", Timestamp if lines.broker.has(Feature.TIMESTAMPS) else int)
             self.ingress = [
                 Ingress(
                     queue,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from ....amqp import Connection, Message, Timestamp
+from ....amqp import Connection, Message
 from ....common.brokers import Broker, Management
 from ....common.errors import ClacksError
 from ...domain import Timing
@@ -45,7 +45,6 @@ class RabbitTopology:
     def ingress(self) -> Sequence[tuple[str, bool]]:
         return [(queue, True) for queue in self._ingress]
 
-    time = Timestamp
     deletes = True
     rejected_ttl = None  # its bytes are limited
 

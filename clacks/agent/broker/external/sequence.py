@@ -60,6 +60,8 @@ GAP_SECONDS: Final = 5.0
 TERM_SECONDS: Final = 60.0
 # What a message is sent with that is no record; records have numbers from 1.
 _NO_RECORD: Final = 0
+# Records in hand that are not numbered yet, beyond which no more are read: the queue takes none at present, or a term begins.
+MOST: Final = 2_000
 # Records taken out of the queue at a time.
 TRIMMED: Final = 500
 
@@ -264,7 +266,7 @@ class Numbering:
 
     async def stand(self, source: Any) -> None:
         """Stand in line for NAME.in. Raises AmqpError."""
-        self._inlet = await self._connection.attach_receiver(source, handler=self)
+        self._inlet = await self._connection.attach_receiver(source, handler=self, alone=True)  # who does not read it goes on with the rest
         self._inlet.window = WINDOW
 
     def end(self) -> None:
@@ -352,6 +354,10 @@ class Numbering:
             put = _Put(number, _told(bare, annotations), len(encoded))
             self._puts.append(put)
             keeper.send(_kept(bare, annotations), put)
+        inlet = self._inlet
+        if inlet is not None and inlet.paused and len(self._waiting) < MOST // 2:
+            inlet.paused = False
+            asyncio.get_running_loop().call_soon(inlet.resume)
 
     def _settle(self, number: int) -> None:
         if self._inlet is not None:
@@ -407,6 +413,8 @@ class Numbering:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._waiting.append((number, encoded))
+        if len(self._waiting) > MOST:
+            link.pause()
         self._go_on()
 
     def credit(self, link: Sender) -> None:

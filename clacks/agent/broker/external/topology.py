@@ -50,10 +50,6 @@ class Topology(Protocol):
         """The queues of events, each with whether the broker has verified who sends what is in it."""
 
     @property
-    def time(self) -> type[int]:
-        """The type of the time in an event's annotations."""
-
-    @property
     def deletes(self) -> bool:
         """Whether what is deleted is not there any more; otherwise it is by being used."""
 
