@@ -388,6 +388,11 @@ def domain_configuration(domains: Sequence[str], port: int) -> str:
     plugins.insert(0, etree.SubElement(plugins, f"{{{namespace}}}statisticsBrokerPlugin"))
     statistics = {"queue": "ActiveMQ.Statistics.>", "read": "agents", "write": "agents", "admin": "agents"}
     etree.SubElement(next(tree.iter("{*}authorizationEntries")), f"{{{namespace}}}authorizationEntry", statistics)
+    broker.set("schedulePeriodForDestinationPurge", "1000")
+    for policy in tree.iter("{*}policyEntry"):
+        if policy.get("gcInactiveDestinations"):
+            policy.set("inactiveTimeoutBeforeGC", "5000")
+            policy.set("expireMessagesPeriod", "1000")
     broker.set("useJmx", "false")
     broker.set("useShutdownHook", "false")
     for connector in tree.iter("{*}transportConnector"):

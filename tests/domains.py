@@ -264,14 +264,26 @@ async def messages_in(broker: RabbitMQ | DomainActiveMQ, queue: str) -> int | No
         connection.abort()
 
 
+async def queues_with(broker: RabbitMQ | DomainActiveMQ, domain: str, kind: str) -> Sequence[str]:
+    """The names of the broker's queues that begin so; ActiveMQ is asked for statistics of all of them, and says nothing of their number."""
+    if isinstance(broker, RabbitMQ):
+        return queues_of(broker, domain, kind)
+    connection, end = await dial(parse_url(broker.url(AGENT.name))), End()
+    try:
+        await _ask(connection, f"{domain}.{kind}>", end)
+        count = -1
+        while count < len(end.received):
+            count = len(end.received)
+            await asyncio.sleep(0.5)
+        return sorted(str(message.body["destinationName"]).removeprefix("queue://") for message in end.messages)
+    finally:
+        connection.abort()
+
+
 async def _statistics(connection: Connection, queue: str) -> int | None:
     """ActiveMQ says nothing of a queue that is not there."""
-    name, answers = f"ActiveMQ.Statistics.answers.{secrets.token_hex(8)}", End()
-    link = await connection.attach_receiver(ACTIVEMQ.queue(name), handler=answers)
-    link.window = 10
-    sender = await connection.attach_sender(ACTIVEMQ.queue("ActiveMQ.Statistics.Destination." + queue), handler=End())
-    await until(lambda: sender.sendable, "credit")
-    sender.send(Draft("?", Properties(reply_to=f"queue://{name}")).encode())
+    answers = End()
+    await _ask(connection, queue, answers)
     try:
         async with asyncio.timeout(2):
             while not answers.received:
@@ -279,6 +291,17 @@ async def _statistics(connection: Connection, queue: str) -> int | None:
     except TimeoutError:
         return None
     return int(answers.messages[0].body["size"])
+
+
+async def _ask(connection: Connection, queue: str, answers: End) -> None:
+    """For ActiveMQ's statistics of a queue, or of those that a pattern fits."""
+    name = f"ActiveMQ.Statistics.answers.{secrets.token_hex(8)}"
+    link = await connection.attach_receiver(ACTIVEMQ.queue(name), handler=answers)
+    link.window = 2000
+    target = replace(ACTIVEMQ.queue("x"), address=f"queue://ActiveMQ.Statistics.Destination.{queue}")
+    sender = await connection.attach_sender(target, handler=End())
+    await until(lambda: sender.sendable, "credit")
+    sender.send(Draft("?", Properties(reply_to=f"queue://{name}")).encode())
 
 
 def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
@@ -292,5 +315,5 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 __all__ = [
     "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain",
-    "number_of", "permit", "phone", "queue_there", "queues_of",
+    "number_of", "permit", "phone", "queue_there", "queues_of", "queues_with",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ class Domain:
         self._waits_since: float | None = None
         self._wanted = -1
         self._writing: Generator[Snapshot, None, None] | None = None
-        self._written_at = float("-inf")
+        self._written, self._written_at = -1, float("-inf")
 
     # --- reading the log ---
 
@@ -299,7 +299,8 @@ class Domain:
             if getgeneratorstate(self._writing) != GEN_CLOSED:
                 return False
             self._writing, self._written_at = None, now
-        if now < self._written_at + self.timing.retry or not self.leads(now):  # what was written has not come back from the log
+        coming = self._log.base < self._written and now < self._written_at + self.timing.retry
+        if coming or not self.leads(now):
             return False
         return self._wanted > self._log.base or self._log.since >= self.timing.snapshot_after(self._log.size)
 
@@ -307,7 +308,9 @@ class Domain:
         """The parts of a snapshot of the state as it is, each made when it is asked for (2 ms). Close the iterator if it is given up."""
         if self._state is None:
             raise ValueError("an agent that is joining has no state to write")
-        self._writing = self._parts(*rows_of(self._state))
+        base, head, subscriptions = rows_of(self._state)
+        self._written = base
+        self._writing = self._parts(base, head, subscriptions)
         return self._writing
 
     def _parts(self, base: int, head: list[str], subscriptions: list[Subscription]) -> Generator[Snapshot, None, None]:
