@@ -44,7 +44,8 @@ BROKERS = ("rabbitmq", "activemq")
 
 
 def on(*nodes: str, only: str = "", **settings: Any) -> Callable[[Test], Callable[..., None]]:
-    """A test in a domain of its own, with these agents, on each broker, or on one only."""
+    """A test in a domain of its own, with these agents, on each broker; or on one `only`, where it asks that broker for something, or where
+    nothing of it is the broker's matter."""
 
     def decorate(test: Test) -> Callable[..., None]:
         @pytest.mark.parametrize("kind", [only] if only else BROKERS)
@@ -264,7 +265,7 @@ def _broker(agent: Agent) -> Any:
 # --- subscribing -----------------------------------------------------------------------------------------------------------------
 
 
-@on("one")
+@on("one", only="rabbitmq")
 async def test_by_name_of_the_event_and_only_of_those_that_one_may_see(domain: Domain) -> None:
     domain.rules = (Rule(users=("anna",), publish=("*",), call=(Call("*", "*"),), subscribe=("Phone*",)),)
     await domain.stop("one")
@@ -478,7 +479,7 @@ async def test_nobody_renews_what_is_anothers(domain: Domain) -> None:
 DEAR = "every $x in (1 to xs:integer(//*:CallerId)) satisfies string($x) != 'x'"  # for the sandbox: as long as the event says
 
 
-@on("one", **{"sandbox.seconds": 30.0})
+@on("one", only="rabbitmq", **{"sandbox.seconds": 30.0})
 async def test_a_slow_filter_of_a_live_subscription_holds_up_nobody_else(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
     await anna.subscribe(DEAR)
@@ -528,7 +529,7 @@ def _known(domain: Domain, id: str) -> list[Any]:  # noqa: A002
     return [_broker(agent).control.domain.subscription(id) for agent in domain.agents.values()]
 
 
-@on("one", "two", **{"sandbox.seconds": 0.2})
+@on("one", "two", only="rabbitmq", **{"sandbox.seconds": 0.2})
 async def test_a_suspended_live_subscription_ends_and_a_durable_one_goes_on_with_the_same_filter_on_request(domain: Domain) -> None:
     anna = await domain.guest("anna")
     live, dear = await anna.subscribe(DEAR), await anna.subscribe(DEAR, durable="dear")
@@ -556,7 +557,7 @@ async def test_every_agent_knows_all_nodes_and_all_methods(domain: Domain) -> No
     assert "subscribe" in await anna.call("getMethods")
 
 
-@on("one", "two")
+@on("one", "two", only="rabbitmq")
 async def test_comings_and_goings_are_events(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe("/*:Event/(*:NodeAnnounce | *:NodeStatus | *:NodeLeave)"))
@@ -572,7 +573,7 @@ def _seen(end: End, node: str) -> set[str]:
     return {name for name in ("NodeAnnounce", "NodeStatus", "NodeLeave") for text in texts if name in text and f">{node}<" in text}
 
 
-@on("one", "two", "three")
+@on("one", "two", "three", only="rabbitmq")
 async def test_a_node_that_dies_disappears_within_a_lease_and_that_is_an_event(domain: Domain) -> None:
     anna = await domain.guest("anna")
     _, end = await anna.consume(await anna.subscribe("/*:Event/*:NodeLeave"))
@@ -725,7 +726,7 @@ async def test_a_command_is_answered_though_one_node_only_serves_it(domain: Doma
     assert (await refused(anna.call("getNoders"))).code == "command-unknown"
 
 
-@on("four")
+@on("four", only="rabbitmq")
 async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Domain) -> None:
     """Its own queue of the target is there: an agent that had served it before."""
     plugin = Plugin("three")
@@ -745,7 +746,7 @@ async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Dom
     assert all("command-interrupted" in answer for answer in await asyncio.gather(*asked))
 
 
-@on()
+@on(only="rabbitmq")
 async def test_the_first_that_succeeds_answers_or_all_do(domain: Domain) -> None:
     for node in ("one", "two", "three"):
         await domain.agent(node, serving(Plugin(node)))

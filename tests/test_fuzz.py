@@ -47,7 +47,7 @@ def test_changed_frames(seed: int) -> None:
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[int, str]]]]:
     """tests/fuzzing.py on each target whose test is asked for, in their order: the exit code, and what was printed. Each is a process, and
-    two run at a time: CI has two processors, and a minute for each target is most of what this file takes."""
+    three run at a time, on the two processors of CI: a minute for each target is most of what this file takes."""
     asked = [item.callspec.params["target"] for item in request.session.items if getattr(item, "function", None) is test_for_a_while]
     processes: list[subprocess.Popen[str]] = []
 
@@ -58,7 +58,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[tuple[int,
             output, _ = process.communicate()
         return process.returncode, output
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         yield {target: pool.submit(run_on, target) for target in asked}
         pool.shutdown(wait=False, cancel_futures=True)  # those that nobody waits for, where a failed test has ended it all
         for process in processes:
