@@ -206,7 +206,7 @@ def test_something_else_that_speaks_amqp() -> None:
         (("^$", "^client$", r"^client\.reply\.{}\."), "configure access to queue 'client.reply"),
         (
             (r"^client\.reply\.{}\.", "^$", r"^client\.reply\.{}\."),
-            "'client': the broker says: write access to exchange",
+            "the broker says: write access to exchange 'client'",
         ),
         ((r"^client\.reply\.{}\.", "^client$", "^$"), "the broker says: read access to queue 'client.reply"),
     ],

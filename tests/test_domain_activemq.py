@@ -251,6 +251,25 @@ async def test_what_comes_late_from_an_earlier_term_counts_nowhere(domain: Domai
         await until(lambda: one.control.domain.may_take(now()), "it is there")
 
 
+@on()
+async def test_no_number_that_was_told_is_given_again(domain: Domain) -> None:
+    """Though the broker has lost the end of the log: who knows more than the one who numbers begins anew."""
+    async with readers(domain, "one", "two", "three") as (one, two, three):
+        term, log = one.log._term, one.log._log
+        lost = sequence.Entry(b'{"kind": "Unknown"}', 19, log, term, 0)
+        for reader, count in ((two, 10), (three, 30)):
+            for _ in range(count):
+                reader.log.take(replace(lost, offset=reader.log._offset + 1))
+        one.down()
+        await until(lambda: two.log._numbering is not None and two.log._numbering._keeper is not None, "the next one numbers")
+        known = two.log._offset
+        assert two.log._numbering._offset >= known
+        await until(lambda: three.control.restarts == 1, "who knows more sees it")
+        await three.up()
+        await until(lambda: three.control.domain.may_take(now()), "it is back")
+        await until(lambda: three.control.domain.digest() == two.control.domain.digest(), "both know the same")
+
+
 @on("one", "two")
 async def test_another_log_in_its_place_is_begun_anew(domain: Domain) -> None:
     """Somebody has deleted the queue while no agent was there; one that comes back knows more than there is."""

@@ -161,7 +161,9 @@ class SequencedLog:
             return
         self._term = entry.term
         if entry.begins:
-            if 0 <= self._offset < entry.offset:
+            if entry.offset < self._offset:  # the broker has lost what was told
+                self._reader.cut_off(entry.offset)
+            elif 0 <= self._offset < entry.offset:
                 self._ask()
             return
         if entry.offset <= self._offset:
@@ -200,6 +202,10 @@ class SequencedLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def known(self, log_id: str) -> int:
+        """How far this log has been read: no number of what was told is given again, though the broker may have lost it."""
+        return self._offset if log_id == self._log else -1
 
     def recall(self, kept: list[Entry]) -> None:
         """A new term has read what is kept. A reader without a state has a better beginning there than where it began to listen."""
@@ -326,6 +332,7 @@ class Numbering:
             elif entry.term != self._term:
                 link.settle(number, ACCEPTED)
         link.close()
+        self._offset = max(self._offset, self._reader.known(self._log))
         return kept
 
     def _place(self, offset: int) -> dict[str, Any]:
