@@ -397,8 +397,10 @@ async def test_a_command_is_run_for_who_asks_and_nobody_else(domain: Domain) -> 
         sender.send(Draft('{"method": "getSessionUser", "params": [], "id": 1}', asked).encode())
     assert await bert.call("getSessionUser") == "bert"
     assert not [one for one in bert.answers["forged"] if one["error"] is None]
-    with pytest.raises(AmqpError, match="not authorized to write"):
-        await bert.connection.attach_sender(ACTIVEMQ.queue(f"{domain.name}.agent.command.core"))
+    inner = ("agent.command.core", "verified.command.core", "ingress.0", "control", "control.in", "sub.bert.x", "reply.anna.x")
+    for target in (*(ACTIVEMQ.queue(f"{domain.name}.{name}") for name in inner), ACTIVEMQ.topic(f"{domain.name}.control")):
+        with pytest.raises(AmqpError, match=r"not authorized to (write|create)"):
+            await bert.connection.attach_sender(target)
     assert await anna.call("getSessionUser") == "anna"
 
 
