@@ -47,7 +47,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from brokers import ADMIN, AGENT, RabbitMQ
 
 NODES: Final = ("one", "two", "three", "four", "five", "six")
-# What is declared for a subscription of either kind (clacks/agent/broker/external/services.py), for RabbitMQ alone.
+# What is declared for a subscription of either kind (clacks/agent/broker/external/rabbitmq.py), for RabbitMQ alone.
 KINDS: Final = {"live": {}, "durable": {"x-queue-type": "quorum", "x-single-active-consumer": True}}
 BARE: Final = "bench.bare"
 # Events under way: some tens of milliseconds of work, so that no queue runs empty and none grows.
