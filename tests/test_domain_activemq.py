@@ -456,6 +456,12 @@ async def test_names_that_mean_something_to_the_broker_are_names(domain: Domain)
 # --- the broker's configuration -----------------------------------------------------------------------------------------------------
 
 
+@on()
+async def test_agents_that_start_at_once_do_not_take_each_others_trial(domain: Domain) -> None:
+    await asyncio.gather(*(domain.agent(node) for node in ("one", "two", "three", "four")))
+    assert set(await (await domain.guest()).call("getNodes")) == {"one", "two", "three", "four"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "sentence"),
     [

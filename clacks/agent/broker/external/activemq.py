@@ -48,6 +48,7 @@ GRACE: Final = 60.0
 EMPTIED: Final = 500
 
 _QUEUE: Final = "queue://"
+_HINT: Final = "Let agents read it, as docker/activemq.xml does."
 
 
 class ActiveTopology:
@@ -96,21 +97,20 @@ class ActiveTopology:
         """It is there by being used."""
 
     async def _try(self, connection: Connection, broker: Broker) -> None:
-        """What says its sender's name must come where events come, and what says another one where such are put aside."""
+        """What says its sender's name must come where events come, and what says another one where such are put aside. Other agents may be
+        at it too: each takes what is its own."""
         own, false = _Trial(2), _Trial(1)
         queues = {ingress_queue(self._domain, TRIAL): own, unverified_queue(self._domain, TRIAL): false}
+        selector = f"JMSCorrelationID IN ('{own.token}', '{false.token}')"
         links: list[Link] = []
         try:
             for queue, end in queues.items():
-                links.append(link := await connection.attach_receiver(broker.queue(queue), handler=end))
+                links.append(link := await connection.attach_receiver(broker.queue(queue, selector=selector), handler=end))
                 link.window = 10
             links.append(sender := await connection.attach_sender(broker.entry(self._domain, slot_key(TRIAL)), handler=own))
             await own.wait(own.credited)
-            for user, end in (
-                (self._account, own),
-                ("nobody", false),
-                (self._account, own),
-            ):  # what comes between these two is in its place
+            # A false one that is not put aside comes before the second true one.
+            for user, end in ((self._account, own), ("nobody", false), (self._account, own)):
                 sender.send(Draft(b"trial", broker.signed(Properties(correlation_id=end.token), user), ttl=TRIAL_TTL).encode())
             arrived = await own.wait(own.came) and await false.wait(false.came)
             where = f"its composite queue {self._domain}.{slot_key(TRIAL)}"
@@ -165,7 +165,7 @@ class ActiveTopology:
                 sender.send(Draft(b"", annotations={ENDED: True}, ttl=ENDED_TTL).encode(), settled=True)
                 sender.close()
         except AmqpError as error:
-            raise ClacksError("broker-refused", doing=f"Emptying the queue {queue!r}", reason=str(error.condition), hint="") from error
+            raise ClacksError("broker-refused", doing=f"Emptying the queue {queue!r}", reason=str(error.condition), hint=_HINT) from error
 
     async def exists(self, queue: str) -> bool:
         """It does when it is used."""

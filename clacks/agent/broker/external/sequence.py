@@ -249,7 +249,6 @@ class _Put:
 
     number: int
     told: bytes
-    size: int
     kept: bool = False
 
 
@@ -358,7 +357,7 @@ class Numbering:
                 continue
             self._offset += 1
             annotations = self._place(self._offset)
-            put = _Put(number, _told(bare, annotations), len(encoded))
+            put = _Put(number, _told(bare, annotations))
             self._puts.append(put)
             keeper.send(_kept(bare, annotations), put)
         inlet = self._inlet
