@@ -14,10 +14,12 @@ import re
 import secrets
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from activemq import DomainActiveMQ
 from brokers import AGENT, RabbitMQ
@@ -240,6 +242,41 @@ class _Replies(End):
         self._guest.answers[str(message.properties.correlation_id)].append(json.loads(str(message.body)))
 
 
+DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
+
+Test = Callable[[Domain], Coroutine[Any, Any, None]]
+
+BROKERS = ("rabbitmq", "activemq")
+
+
+def on(*nodes: str, only: str = "", **settings: Any) -> Callable[[Test], Callable[..., None]]:
+    """A test in a domain of its own, with these agents, on each broker; or on one `only`, where it asks that broker for something, or where
+    nothing of it is the broker's matter."""
+
+    def decorate(test: Test) -> Callable[..., None]:
+        @pytest.mark.parametrize("kind", [only] if only else BROKERS)
+        def wrapper(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+            broker = request.getfixturevalue(kind)
+
+            async def bounded() -> None:
+                permit(broker, "anna", "bert")
+                async with asyncio.timeout(DEADLINE), Domain(broker, tmp_path, **settings) as domain:
+                    for node in nodes:
+                        await domain.agent(node)
+                    await test(domain)
+
+            asyncio.run(bounded())
+
+        wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__
+        return wrapper
+
+    return decorate
+
+
+def numbers(end: End) -> list[int]:
+    return [number_of(message) for message in end.messages]
+
+
 @contextlib.asynccontextmanager
 async def domain_of(rabbit: RabbitMQ, folder: Path, *nodes: str, **settings: Any) -> AsyncIterator[tuple[Domain, list[Agent]]]:
     """A domain with these agents; `settings` are those of all."""
@@ -314,6 +351,23 @@ def queues_of(rabbit: RabbitMQ, domain: str, kind: str) -> Sequence[str]:
 
 
 __all__ = [
-    "ACTIVEMQ", "RABBITMQ", "ClacksError", "Domain", "Failed", "Guest", "domain_of", "messages_in", "new_domain",
-    "number_of", "permit", "phone", "queue_there", "queues_of", "queues_with",
+    "ACTIVEMQ",
+    "BROKERS",
+    "DEADLINE",
+    "RABBITMQ",
+    "ClacksError",
+    "Domain",
+    "Failed",
+    "Guest",
+    "domain_of",
+    "messages_in",
+    "new_domain",
+    "number_of",
+    "numbers",
+    "on",
+    "permit",
+    "phone",
+    "queue_there",
+    "queues_of",
+    "queues_with",
 ]  # fmt: skip

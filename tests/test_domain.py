@@ -31,50 +31,31 @@ from clacks.common.components.client import BusClient, dial
 from clacks.common.components.command import Command, CommandType
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from domains import RABBITMQ, Domain, Failed, Guest, messages_in, new_domain, number_of, permit, phone, queue_there, queues_of, queues_with
+from domains import (
+    BROKERS,
+    RABBITMQ,
+    Domain,
+    Failed,
+    Guest,
+    messages_in,
+    new_domain,
+    numbers,
+    on,
+    permit,
+    phone,
+    queue_there,
+    queues_of,
+    queues_with,
+)
 from support import End, run, until
 
-DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
 EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
-
-Test = Callable[[Domain], Coroutine[Any, Any, None]]
-
-
-BROKERS = ("rabbitmq", "activemq")
-
-
-def on(*nodes: str, only: str = "", **settings: Any) -> Callable[[Test], Callable[..., None]]:
-    """A test in a domain of its own, with these agents, on each broker; or on one `only`, where it asks that broker for something, or where
-    nothing of it is the broker's matter."""
-
-    def decorate(test: Test) -> Callable[..., None]:
-        @pytest.mark.parametrize("kind", [only] if only else BROKERS)
-        def wrapper(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-            broker = request.getfixturevalue(kind)
-
-            async def bounded() -> None:
-                permit(broker, "anna", "bert")
-                async with asyncio.timeout(DEADLINE), Domain(broker, tmp_path, **settings) as domain:
-                    for node in nodes:
-                        await domain.agent(node)
-                    await test(domain)
-
-            asyncio.run(bounded())
-
-        wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__
-        return wrapper
-
-    return decorate
 
 
 async def refused(call: Coroutine[Any, Any, Any]) -> Failed:
     with pytest.raises(Failed) as caught:
         await call
     return caught.value
-
-
-def numbers(end: End) -> list[int]:
-    return [number_of(message) for message in end.messages]
 
 
 # --- publishing ------------------------------------------------------------------------------------------------------------------

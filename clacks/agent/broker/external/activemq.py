@@ -182,7 +182,10 @@ class ActiveTopology:
         return own_reply_queue(self._domain, user, given.removeprefix(_QUEUE), broker.spelled)
 
     def sender_of(self, message: Message) -> str:
-        return sender_of(message.properties.reply_to_group_id)
+        said = message.properties.reply_to_group_id
+        if said is None:  # the sentence on a missing user-id would lead astray
+            raise ClacksError("user-id-unverified")
+        return sender_of(said)
 
     def asked_queue(self, target: str, node: str) -> str:
         """One where only agents may send: what comes from any of them the broker takes for one sender's."""

@@ -93,7 +93,7 @@ class Topology(Protocol):
         not have answers there."""
 
     def sender_of(self, message: Message) -> str:
-        """Who sent a message, as the broker has checked it. Raises ClacksError user-id-missing, user-removed."""
+        """Who sent a message, as the broker has checked it. Raises ClacksError user-id-missing, user-id-unverified, user-removed."""
 
     def asked_queue(self, target: str, node: str) -> str:
         """The queue where an agent asks another one for a user."""
