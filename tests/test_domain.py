@@ -771,6 +771,7 @@ def test_a_command_whose_agent_goes_is_run_again_or_said_to_be_interrupted(
             assert runs["t"] == [first, other]
         else:
             assert answer["error"]["code"] == "command-interrupted"
+            assert answer["id"] == number
             assert runs["t"] == [first]
 
     scene(kind, request, tmp_path)

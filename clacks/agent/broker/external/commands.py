@@ -84,14 +84,10 @@ class CommandQueue:
         self._link.window = WINDOW
 
     def stop(self) -> None:
-        """Take no more; what is under way goes on."""
+        """Take no more; what is under way goes on until the connection ends, which leaves it to other agents: of a link that is closed
+        before, ActiveMQ gives it out as if nobody had had it."""
         if self._link is not None:
             self._link.window = 0
-
-    def detach(self) -> None:
-        """Leave what was not answered to other agents."""
-        if self._link is not None:
-            self._link.close()
 
     @property
     def under_way(self) -> int:
@@ -121,7 +117,7 @@ class CommandQueue:
             log.info("command rejected", extra={"queue": self.queue, "reason": str(error)})
             link.settle(number, ACCEPTED)
             return
-        answer = await self._answer(user, request)
+        answer = await self._answer(user, request, before=_given_before(message))
         if not link.alive:  # it has gone to another agent, which answers
             return
         if not reply or await self._sent(reply, reply_to(message, reply, answer, ANSWER_TTL)) is not Fate.LOST:
@@ -145,12 +141,9 @@ class CommandQueue:
         if not self._place.verified:
             return ClacksError("user-id-unverified")
         try:
-            request = read_request(message.body)
+            return read_request(message.body)
         except ClacksError as error:
             return error
-        if _given_before(message) and not self._may_repeat(request["method"]):
-            return ClacksError("command-interrupted", method=request["method"])
-        return request
 
     def _serves(self, name: str) -> bool:
         method = self._commands.methods.get(name)
@@ -166,8 +159,13 @@ class CommandQueue:
             return self._commands.methods[name].mark.type
         return str(self._desk.described(self._target, name).get("type"))
 
-    async def _answer(self, user: str, request: dict[str, Any] | ClacksError) -> str:
-        if isinstance(request, ClacksError) or not self._place.shared:
+    async def _answer(self, user: str, request: dict[str, Any] | ClacksError, *, before: bool) -> str:
+        """`before`: an agent that has gone had it, and may have run it."""
+        if isinstance(request, ClacksError):
+            return await self._own(user, request)
+        if before and not self._may_repeat(request["method"]):
+            return _failed(ClacksError("command-interrupted", method=request["method"]), request)
+        if not self._place.shared:
             return await self._own(user, request)
         kind = self._type(request["method"])
         if kind == CommandType.CUMULATIVE:
