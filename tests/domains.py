@@ -27,7 +27,7 @@ from clacks.agent.access import ADMINISTRATORS, Call, Rule
 from clacks.agent.agent import Agent
 from clacks.agent.config import load
 from clacks.agent.users import UserBook, make_user
-from clacks.amqp import Connection, Draft, Message, Properties, Receiver, Sender
+from clacks.amqp import ACCEPTED, Connection, Draft, Message, Outcome, Properties, Receiver, Sender
 from clacks.common.brokers import DIALECTS, Broker, Management, owners_part, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
@@ -180,7 +180,7 @@ class Guest:
 
     async def ask(self, method: str, params: Any = (), target: str = "core", node: str = "", reply: str | None = None) -> str:
         """Send a request; answer its id."""
-        sender, _ = await self.sender(f"command.{target}" + (f".{node}" if node else ""))
+        sender, _ = await self.sender(_commands(target, node))
         number = f"{self.user}-{next(self._ids)}"
         asked = self.broker.signed(Properties(message_id=number, reply_to=reply or self.reply), self.user)
         sender.send(Draft(json.dumps({"method": method, "params": params, "id": number}), asked).encode())
@@ -189,7 +189,13 @@ class Guest:
     async def call(self, method: str, params: Any = (), target: str = "core", node: str = "") -> Any:
         """The result. Raises Failed."""
         number = await self.ask(method, params, target, node)
-        await until(lambda: self.answers[number], f"{method} is answered")
+        _, end = await self.sender(_commands(target, node))
+
+        def refused() -> list[Outcome]:
+            return [outcome for _, outcome in end.outcomes if outcome is not ACCEPTED]
+
+        await until(lambda: self.answers[number] or refused(), f"{method} is answered")
+        assert not refused()
         answer = self.answers[number][0]
         if answer["error"] is not None:
             raise Failed(answer["error"])
@@ -227,6 +233,10 @@ class Guest:
         await until(lambda: self.answers[token], "the event is answered")
         error: dict[str, Any] | None = self.answers[token][0]["error"]
         return error
+
+
+def _commands(target: str, node: str) -> str:
+    return f"command.{target}" + (f".{node}" if node else "")
 
 
 class _Replies(End):

@@ -714,9 +714,7 @@ async def test_an_agent_that_serves_nothing_of_a_target_passes_it_on(domain: Dom
     await domain.agent("three", serving(plugin))
     broker = _broker(domain.agents["four"])
     await until(lambda: broker.elsewhere("plugin", "add") == ["three"], "the one knows of the other")
-    from clacks.agent.broker.external.commands import CommandQueue
-
-    queue = CommandQueue(broker, "plugin", Place(f"{domain.name}.command.plugin", shared=True))
+    queue = commands.CommandQueue(broker, "plugin", Place(f"{domain.name}.command.plugin", shared=True))
     assert '"result": 3' in await queue._answer("anna", {"method": "add", "params": [1, 2], "id": 1})
     assert '"result": "three"' in await queue._answer("anna", {"method": "first", "params": ["three"], "id": 1})
     assert '"three": {"result": "three"' in await queue._answer("anna", {"method": "names", "params": [], "id": 1})

@@ -480,12 +480,10 @@ def test_the_broker_goes_and_comes_back_with_all_that_was_accepted(activemq: Dom
             assert (await anna.publish(*(phone(number) for number in range(300)))).outcomes[-1][1] is ACCEPTED
             await asyncio.to_thread(broker.restart)
             later = await domain.guest("anna")
+            assert (await later.subscribe(durable="kept"))["id"] == kept["id"]
             _, end = await later.consume(kept)
             await until(lambda: set(numbers(end)) >= set(range(300)), "all that was accepted")
             assert list(dict.fromkeys(numbers(end))) == list(range(300))
-            back = [broker_of(agent) for agent in domain.agents.values()]
-            await until(lambda: all(one.control.domain.may_take(now()) and _attached(one) for one in back), "both agents are back")
-            assert (await later.subscribe(durable="kept"))["id"] == kept["id"]
             await alike(domain)
             assert all(broker_of(agent).control.restarts == 0 for agent in domain.agents.values())
 
@@ -493,8 +491,32 @@ def test_the_broker_goes_and_comes_back_with_all_that_was_accepted(activemq: Dom
         asyncio.run(scene(broker))
 
 
-def _attached(broker: Any) -> bool:
-    return all(queue._link is not None and queue._link.alive for queue in broker._queues) and bool(broker._queues)
+def test_what_is_sent_while_there_is_no_agent_waits_for_one(activemq: DomainActiveMQ, tmp_path: Path) -> None:
+    """Also where the broker knows none since it started, and where its empty queues were gone."""
+
+    async def scene(broker: DomainActiveMQ) -> None:
+        permit(broker, "anna")
+        async with asyncio.timeout(DEADLINE), Domain(broker, tmp_path) as domain:
+            await domain.agent("one")
+            kept = await (await domain.guest("anna")).subscribe(PHONES, durable="kept")
+            await domain.stop("one")
+            await asyncio.to_thread(broker.restart)
+            other, anna = await domain.guest("anna"), await domain.guest("anna")
+            before = await anna.ask("getSessionUser")
+            await anna.publish(*map(phone, range(16)), key="events")
+            other.close()
+            while await messages_in(broker, other.reply) is not None:
+                await asyncio.sleep(0.05)
+            for slot in range(16):
+                assert (await anna.publish(phone(16 + slot), key=f"events.{slot}")).outcomes[-1][1] is ACCEPTED
+            after = await anna.ask("getSessionUser")
+            await domain.agent("one")
+            _, end = await anna.consume(kept)
+            await until(lambda: sorted(numbers(end)) == list(range(32)), "all that was accepted")
+            await until(lambda: anna.answers[before] and anna.answers[after], "both questions are answered")
+
+    with DomainActiveMQ([new_domain()]) as broker:
+        asyncio.run(scene(broker))
 
 
 def test_a_message_is_read_as_the_broker_reads_it() -> None:

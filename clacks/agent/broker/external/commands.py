@@ -159,7 +159,7 @@ class CommandQueue:
             return self._commands.methods[name].mark.type
         return str(self._desk.described(self._target, name).get("type"))
 
-    async def _answer(self, user: str, request: dict[str, Any] | ClacksError, *, before: bool) -> str:
+    async def _answer(self, user: str, request: dict[str, Any] | ClacksError, *, before: bool = False) -> str:
         """`before`: an agent that has gone had it, and may have run it."""
         if isinstance(request, ClacksError):
             return await self._own(user, request)
