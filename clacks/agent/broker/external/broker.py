@@ -219,8 +219,8 @@ class ExternalBroker:
         end = self._loop.time() + timeout
         while any(one.under_way for one in sources) and self._loop.time() < end:
             await asyncio.sleep(0.02)
-        for ingress in self.ingress:
-            ingress.detach()
+        for one in sources:
+            one.leave()
 
     async def close(self) -> None:
         for task in self._tasks:

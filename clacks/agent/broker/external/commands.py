@@ -77,6 +77,7 @@ class CommandQueue:
         self._target, self._desk, self._commands = target, desk, desk.commands
         self._link: Receiver | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left = False
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
         source = broker.queue(self.queue, selector=self._place.selector)
@@ -84,10 +85,14 @@ class CommandQueue:
         self._link.window = WINDOW
 
     def stop(self) -> None:
-        """Take no more; what is under way goes on until the connection ends, which leaves it to other agents: of a link that is closed
-        before, ActiveMQ gives it out as if nobody had had it."""
+        """Take no more; what is under way goes on."""
         if self._link is not None:
             self._link.window = 0
+
+    def leave(self) -> None:
+        """Leave what was not answered to other agents, who get it when the connection ends: what comes from a link that is closed before,
+        ActiveMQ gives out as if nobody had had it."""
+        self._left = True
 
     @property
     def under_way(self) -> int:
@@ -118,7 +123,7 @@ class CommandQueue:
             link.settle(number, ACCEPTED)
             return
         answer = await self._answer(user, request, before=_given_before(message))
-        if not link.alive:  # it has gone to another agent, which answers
+        if self._left or not link.alive:  # it goes to another agent, which answers
             return
         if not reply or await self._sent(reply, reply_to(message, reply, answer, ANSWER_TTL)) is not Fate.LOST:
             link.settle(number, ACCEPTED)

@@ -145,7 +145,7 @@ class Ingress:
         finally:
             self._way = None
 
-    def detach(self) -> None:
+    def leave(self) -> None:
         """Give what was not taken to another agent, at once and in its order."""
         if self._link is not None:
             self._link.close()
