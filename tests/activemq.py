@@ -7,30 +7,24 @@ Java compiler, that comes from the machine's own suite, unpacked beside the brok
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import platform
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
-from urllib.parse import quote
+from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
 from lxml import etree
 
-from brokers import free_ports
 from debian import Suite, Unavailable, cached, own_suite, run
+from server import BrokerServer, Login, environment_without
 
 # Debian 13, with ActiveMQ 5.17.6. The suite before has no proton-j, which the AMQP module is written on; the one after has no ActiveMQ.
 SUITE: Final = "trixie"
@@ -52,8 +46,6 @@ JARS: Final = {
     "libxbean-java": ("xbean-spring",),
 }
 JAVA: Final = 11  # the oldest that ActiveMQ 5.17 runs on
-
-START_SECONDS: Final = 120.0  # 2 s on an idle machine
 
 
 # --- getting it ------------------------------------------------------------------------------------------------------------------
@@ -123,11 +115,9 @@ def _is_new_enough(program: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Account:
+class Account(Login):
     """A user of the broker, and the groups whose rights it has."""
 
-    name: str
-    password: str
     groups: tuple[str, ...] = ("users",)
 
 
@@ -148,6 +138,9 @@ USAGE: Final = """
   <tempUsage><tempUsage limit="1 gb"/></tempUsage>
 </systemUsage>
 """
+
+# A test's broker lives for seconds: what it would gain by the better compiler costs more.
+QUICK: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 # The elements of a broker stand in the order of its schema, which is that of the alphabet.
 CONFIGURATION: Final = """\
@@ -184,15 +177,15 @@ activemq {
 """
 
 
-class ActiveMQ:
-    """One ActiveMQ broker on loopback with a state folder of its own.
+class ActiveMQ(BrokerServer[Account]):
+    """One ActiveMQ broker.
 
     The rest is its configuration, as XML for the place named so in CONFIGURATION: `policies` are policy entries, `rights` authorization
     entries, `plugins` further plug-ins, `usage` the system usage. `attributes` are those of the broker element, `transport`
     options of the AMQP connector, `heap` is the size of Java's heap.
-
-    `kill` and `restart` are those of a crash: nothing is said to anybody, what was on disk comes back.
     """
+
+    name = "ActiveMQ"
 
     def __init__(
         self,
@@ -205,15 +198,12 @@ class ActiveMQ:
         attributes: Mapping[str, Any] | None = None,
         transport: Mapping[str, Any] | None = None,
         heap: str = "256m",
+        java_options: Sequence[str] = QUICK,
     ) -> None:
         self._root = activemq_root()
         self._java = java()
-        self._accounts = {account.name: account for account in accounts}
-        self._heap = heap
-        self._folder = Path(tempfile.mkdtemp(prefix="activemq-"))
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = next(free_ports())
-        self.version = (self._root / "version").read_text()
+        super().__init__((self._root / "version").read_text(), accounts)
+        self._options = [f"-Xmx{heap}", *java_options]
         # Without it what the broker writes waits for an acknowledgement of what it wrote before: 40 ms.
         options = "&".join(f"transport.{key}={value}" for key, value in {"tcpNoDelay": "true", **(transport or {})}.items())
         standing = {
@@ -240,63 +230,6 @@ class ActiveMQ:
         (self._folder / "login.config").write_text(LOGIN)
         self._write_accounts()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def url(self, user: str = ADMIN.name) -> str:
-        password = self._accounts[user].password
-        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The broker's process. Raises RuntimeError if there is none."""
-        if self._process is None:
-            raise RuntimeError("the broker does not run")
-        return self._process.pid
-
-    @property
-    def log(self) -> str:
-        output = self._folder / "output"
-        return output.read_text(errors="replace") if output.exists() else ""
-
-    def start(self) -> None:
-        """Returns when it accepts. Raises RuntimeError with what the log says."""
-        atexit.register(self.stop)
-        before = len(self.log)
-        try:
-            self._process = process = self._spawn()
-            end = time.monotonic() + START_SECONDS
-            while not self._answers(before):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"ActiveMQ {self.version} does not start:\n{self.log[before:][:8000]}")
-                time.sleep(0.05)
-        except BaseException:
-            self.stop()
-            raise
-
-    def kill(self) -> None:
-        """As if the machine lost its power; the state folder stays."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def restart(self) -> None:
-        """Kill, and start again on the same port with what was on disk."""
-        self.kill()
-        self.start()
-
-    def stop(self) -> None:
-        """Kill, and remove the state folder: nobody will ask for it again."""
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        atexit.unregister(self.stop)
-
     def add_user(self, name: str, password: str, groups: tuple[str, ...] = ("users",)) -> None:
         self._accounts[name] = Account(name, password, groups)
         self._write_accounts()
@@ -308,14 +241,11 @@ class ActiveMQ:
 
     # --- how it is started ---
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        """In a process group of its own, and killed by the kernel if this process goes without a word."""
+    def _launch(self) -> subprocess.Popen[bytes]:
         root, folder = self._root, self._folder
         program = [
             self._java,
-            f"-Xmx{self._heap}",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",  # a test's broker lives for seconds: what it would gain by the better compiler costs more
+            *self._options,
             f"-Djava.io.tmpdir={folder}",
             f"-Dactivemq.data={folder / 'data'}",
             f"-Djava.security.auth.login.config={folder / 'login.config'}",
@@ -323,20 +253,15 @@ class ActiveMQ:
             "-cp", f"{root / 'classes'}:{root / 'jars'}/*",
             "org.apache.activemq.console.command.ShellCommand", "start", f"xbean:file:{folder / 'activemq.xml'}",
         ]  # fmt: skip
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACTIVEMQ_", "JAVA_", "JDK_", "_JAVA_"))}
-        with (folder / "output").open("ab") as output:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *program],
-                cwd=folder, env=kept, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+        return self._spawn(program, environment_without("ACTIVEMQ_", "JAVA_", "JDK_", "_JAVA_"))
 
-    def _answers(self, before: int) -> bool:
+    def _has_started(self) -> bool:
         """The listener comes up before the broker says that it has started, which is what counts."""
-        if f"Apache ActiveMQ {self.version}" not in (said := self.log[before:]) or ") started\n" not in said:
-            return False
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        said = self.log[self._begun :]
+        return f"Apache ActiveMQ {self.version}" in said and ") started\n" in said
+
+    def _failure(self) -> str:
+        return self.log[self._begun :][:8000]
 
     def _write_accounts(self) -> None:
         accounts = self._accounts.values()
@@ -360,9 +285,9 @@ USERS: Final = ("admin", "anna", "bert", "carl")
 class DomainActiveMQ(ActiveMQ):
     """One with the configuration that clacks comes with, for some domains: a domain's name stands in it, so they are known at the start."""
 
-    def __init__(self, domains: Sequence[str], edit: Callable[[str], str] = str) -> None:
+    def __init__(self, domains: Sequence[str], edit: Callable[[str], str] = str, **options: Any) -> None:
         """`edit` changes the configuration."""
-        super().__init__((AGENT,))
+        super().__init__((AGENT,), **options)
         self.domains = list(domains)
         self._configure(edit(domain_configuration(self.domains, self.port)))
         self.add_user("admin", "secret")

@@ -6,28 +6,21 @@ they run beside an older system, without root, container or chroot.
 
 from __future__ import annotations
 
-import atexit
 import base64
 import contextlib
 import hashlib
 import json
 import os
-import random
 import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
-from urllib.parse import quote
+from typing import Any, Final
 
 from debian import Suite, Unavailable, cached
+from server import START_SECONDS, BrokerServer, Login, environment_without, free_ports
 
 # Debian 13, with RabbitMQ 4.0.5: the oldest version that clacks accepts, and a suite that changes no more. forky has 4.3.
 SUITE: Final = os.environ.get("CLACKS_TESTS_RABBITMQ_SUITE", "trixie")
@@ -35,12 +28,8 @@ SUITE: Final = os.environ.get("CLACKS_TESTS_RABBITMQ_SUITE", "trixie")
 WANTED: Final = r"rabbitmq-server|erlang-.*|lib(c6|stdc\+\+6|gcc-s1|ssl3.*|systemd0|tinfo6|cap2|zstd1)|zlib1g"
 PROGRAMS: Final = ("beam.smp", "epmd", "erl_call", "erl_child_setup", "erlexec", "escript", "heart", "inet_gethost")
 
-START_SECONDS: Final = 120.0  # 5 s on an idle machine
 STOP_SECONDS: Final = 30.0
 ALL: Final = (".*", ".*", ".*")
-
-# A port of ours must be free again after a restart: the kernel hands out those from 32768 on to whoever connects somewhere.
-_PORTS: Final = range(20_000, 32_000)
 
 
 # --- getting it ------------------------------------------------------------------------------------------------------------------
@@ -61,12 +50,10 @@ def rabbitmq_root(suite: str = SUITE) -> Path:
 
 
 @dataclass(frozen=True)
-class Account:
+class Account(Login):
     """A user of the broker: regular expressions of the names that may be configured, written and read; an `impersonator` may set the
     user-id of others, as an agent does that delivers their events."""
 
-    name: str
-    password: str
     permissions: tuple[str, str, str] = ALL
     impersonator: bool = False
 
@@ -75,89 +62,22 @@ ADMIN: Final = Account("admin", "secret")
 AGENT: Final = Account("clacks-agent", "secret", impersonator=True)
 
 
-class RabbitMQ:
-    """One RabbitMQ node on loopback with a state folder of its own. `settings` are further lines of rabbitmq.conf.
+class RabbitMQ(BrokerServer[Account]):
+    """One RabbitMQ node. `settings` are further lines of rabbitmq.conf."""
 
-    `kill` and `restart` are those of a crash: nothing is said to anybody, what was on disk comes back.
-    """
+    name = "RabbitMQ"
 
     def __init__(
         self, suite: str = SUITE, accounts: tuple[Account, ...] = (ADMIN, AGENT), settings: Mapping[str, Any] | None = None
     ) -> None:
         self._root = rabbitmq_root(suite)
-        self._accounts = {account.name: account for account in accounts}
+        (self._home,) = self._root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
+        super().__init__(self._home.name.rpartition("-")[2], accounts)
         self._settings = dict(settings or {})
-        self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
-        self._processes: list[subprocess.Popen[bytes]] = []
         self._cookie = secrets.token_hex(16)
-        ports = free_ports()
-        self.port, self._distribution, self._epmd = next(ports), next(ports), next(ports)
-        (home,) = self._root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*")
-        self._home = home
-        self.version = home.name.rpartition("-")[2]
+        ports = (port for port in free_ports() if port != self.port)
+        self._distribution, self._epmd = next(ports), next(ports)
         self._write()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def url(self, user: str = ADMIN.name) -> str:
-        password = self._accounts[user].password
-        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The node's process, which is the whole broker."""
-        return self._processes[-1].pid
-
-    @property
-    def log(self) -> str:
-        parts = [*sorted(self._folder.glob("log/*.log")), self._folder / "output"]
-        return "".join(part.read_text(errors="replace") for part in parts if part.exists())
-
-    @property
-    def _failure(self) -> str:
-        """Of the log what says why: from its first error on; the dumps of Erlang's supervisors that follow are as long as one likes."""
-        log = self.log
-        first = log.find("[error]")
-        return log[first : first + 4000] if first >= 0 else log[-4000:]
-
-    def start(self) -> None:
-        """Returns when all its listeners accept. Raises RuntimeError with what the log says."""
-        atexit.register(self.stop)
-        try:
-            self._spawn([str(self._folder / "bin" / "epmd")])
-            node = self._spawn([str(self._home / "sbin" / "rabbitmq-server"), "-noinput"])
-            end = time.monotonic() + START_SECONDS
-            while not self._answers():
-                if node.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"RabbitMQ {self.version} does not start:\n{self._failure}")
-                time.sleep(0.05)
-        except BaseException:
-            self.stop()
-            raise
-
-    def kill(self) -> None:
-        """As if the machine lost its power; the state folder stays."""
-        for process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._processes.clear()
-
-    def restart(self) -> None:
-        """Kill, and start again on the same port with what was on disk."""
-        self.kill()
-        self.start()
-
-    def stop(self) -> None:
-        """Kill, and remove the state folder: nobody will ask for it again."""
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        atexit.unregister(self.stop)
 
     def add_user(self, name: str, password: str, permissions: tuple[str, str, str] = ALL) -> None:
         self._accounts[name] = Account(name, password, permissions)
@@ -193,27 +113,26 @@ class RabbitMQ:
 
     # --- how it is started ---
 
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """In a process group of its own, and killed by the kernel if this process goes without a word."""
-        with (self._folder / "output").open("ab") as output:
-            process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
-                cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
-        self._processes.append(process)
-        return process
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._spawn([str(self._folder / "bin" / "epmd")], self._environment)
+        return self._spawn([str(self._home / "sbin" / "rabbitmq-server"), "-noinput"], self._environment)
 
-    def _answers(self) -> bool:
+    def _has_started(self) -> bool:
         """The listeners come up one after the other, the plain one first."""
-        with contextlib.suppress(OSError, RuntimeError), socket.create_connection(("127.0.0.1", self.port), 1):
+        with contextlib.suppress(RuntimeError):
             return self.evaluate("rabbit:is_booted().") == "true"
         return False
+
+    def _failure(self) -> str:
+        """From its first error on; the dumps of Erlang's supervisors that follow are as long as one likes."""
+        log = self.log
+        first = log.find("[error]")
+        return log[first : first + 4000] if first >= 0 else log[-4000:]
 
     @property
     def _environment(self) -> dict[str, str]:
         folder = self._folder
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
-        return kept | {
+        return environment_without("RABBITMQ_", "ERL_") | {
             "HOME": str(folder),
             "PATH": f"{folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -290,18 +209,6 @@ def _password_hash(password: str) -> str:
 def _binary(text: str) -> str:
     """An Erlang binary, whatever is in the text."""
     return f"<<{','.join(map(str, text.encode()))}>>"
-
-
-def free_ports() -> Iterator[int]:
-    """Ports of loopback that nobody listens on, in no order."""
-    candidates = random.sample(_PORTS, len(_PORTS))
-    for port in candidates:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yield port
 
 
 def main() -> int:
