@@ -252,7 +252,7 @@ class _Replies(End):
         self._guest.answers[str(message.properties.correlation_id)].append(json.loads(str(message.body)))
 
 
-DEADLINE = 60.0  # seconds of one test; a node that dies is noticed after six
+DEADLINE = 150.0  # seconds of one test; a node that dies is noticed after six
 
 Test = Callable[[Domain], Coroutine[Any, Any, None]]
 

@@ -24,6 +24,7 @@ from clacks.amqp.message import APPLICATION_PROPERTIES, DATA, MESSAGE_ANNOTATION
 from clacks.common.xml import Limits
 from clacks.xquery.module import MAX_LENGTH
 from samples import EVENTS, phone
+from support import PATIENCE
 
 LIMITS = Limits()
 ROOM = LIMITS.size - 400  # for what stands around the nasty part
@@ -178,7 +179,7 @@ class Endless:
         self._socket.sendall(b"AMQP\x00\x01\x00\x00" + self._framed(_OPEN, ["endless"]) + self._framed(_BEGIN, no_window))
         source, where = Described(0x28, []), Described(0x29, [target])
         self._socket.sendall(self._framed(_ATTACH, ["endless", UInt(0), False, None, None, source, where, None, None, UInt(0)]))
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while _FLOW not in [code for code, _ in self.answers]:
             if time.monotonic() > end:
                 raise TimeoutError(f"no credit; the agent said {self.answers}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from clacks.amqp import ACCEPTED, Condition, Link, Message, Outcome, Receiver, Sender
 
-DEADLINE = 20.0  # seconds
+# Seconds for a whole test and for one condition on a machine that has much else to do: one that fails says which one it was.
+DEADLINE = 60.0
+PATIENCE = 30.0
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -26,12 +28,21 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     return wrapper
 
 
-async def until(condition: Callable[[], Any], what: str) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait for a condition; fail with `what`."""
-    end = asyncio.get_running_loop().time() + DEADLINE / 2
-    while not condition():
+
+    async def ask() -> Any:
+        return condition()
+
+    await eventually(ask, what, seconds, pause=0.005)
+
+
+async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> None:
+    """As `until`, where somebody has to be asked."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not await ask():
         assert asyncio.get_running_loop().time() < end, f"still not: {what}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
 
 
 @dataclass

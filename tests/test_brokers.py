@@ -43,7 +43,7 @@ from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from conftest import runs, wait_for
 from debian import Unavailable
-from support import End, run, until
+from support import End, eventually, run, until
 
 RABBITMQ, ACTIVEMQ, ARTEMIS, QPIDD = DIALECTS
 
@@ -239,8 +239,11 @@ def test_an_exclusive_queue_goes_with_its_connection(rabbitmq: RabbitMQ, name: s
                 assert (made.exclusive, made.auto_delete, made.durable) == (True, True, False)
                 with pytest.raises(ClacksError, match="exclusive access"):
                     await management.declare_queue(name, durable=False, exclusive=True, auto_delete=True)
-            while await management.queue_info(name) is not None:
-                await asyncio.sleep(0.01)
+
+            async def gone() -> bool:
+                return await management.queue_info(name) is None
+
+            await eventually(gone, "the queue is gone")
 
     scene()
 

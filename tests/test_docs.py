@@ -142,7 +142,8 @@ class Stage:
     def play(self, block: Block, expected: str) -> None:
         if block.language == "console":
             for command, shown in typed(block):
-                script = f'. ./.shell\n{self.here(command)}\n{{ c=$?; export -p; echo "(exit $c)"; }} > .shell\n(exit $c)'
+                kept = '{ c=$?; export -p; echo "(exit $c)"; } > .shell.$$; mv .shell.$$ .shell'  # other terminals read it at any time
+                script = f". ./.shell\n{self.here(command)}\n{kept}\n(exit $c)"
                 self._run(["bash", "-c", script], block, shown)
             return
         name = block.marks.get("file") or f"line{block.line}.{'py' if block.language == 'python' else 'js'}"

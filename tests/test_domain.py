@@ -47,7 +47,7 @@ from domains import (
     queues_of,
     queues_with,
 )
-from support import End, run, until
+from support import PATIENCE, End, eventually, run, until
 
 EVENTS = '<Event xmlns="http://www.gonicus.de/Events">'
 
@@ -118,8 +118,7 @@ async def test_a_refused_event_is_kept_though_its_agent_dies_or_its_queue_is_del
     management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
     await management.delete_queue(rejected)
     await anna.publish(b"<second")
-    while not await queue_there(domain.rabbit, rejected):  # the test's deadline ends it
-        await asyncio.sleep(0.05)
+    await eventually(lambda: queue_there(domain.rabbit, rejected), "the queue is there again")
     assert await kept() == [b"<second"]
     management.connection.abort()
 
@@ -439,10 +438,11 @@ async def test_a_lease_that_runs_out_ends_the_subscription_and_its_queue(domain:
             await asyncio.sleep(0.3)
 
     renewing = asyncio.create_task(renew())
-    end = asyncio.get_running_loop().time() + 30
-    while any(one.subscription(left["id"]) for one in domains) or await queue_there(domain.rabbit, left["queue"]):
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0.1)
+
+    async def gone() -> bool:
+        return not any(one.subscription(left["id"]) for one in domains) and not await queue_there(domain.rabbit, left["queue"])
+
+    await eventually(gone, "the one that is not renewed is gone, with its queue")
     assert all(one.subscription(kept["id"]) for one in domains)
     assert await queue_there(domain.rabbit, kept["queue"])
     assert await anna.call("renew", {"ids": [left["id"]]}) == [left["id"]]
@@ -957,10 +957,8 @@ async def test_a_log_that_was_deleted_is_begun_anew(domain: Domain) -> None:
     lost = await anna.subscribe()
     management = await Management.attach(await dial(parse_url(domain.rabbit.url())))
     await management.delete_queue(f"{domain.name}.control")
-    end = asyncio.get_running_loop().time() + 45
-    while not all(_broker(agent).control.restarts and _broker(agent).control.domain.may_take(now()) for agent in domain.agents.values()):
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0.1)
+    controls = [_broker(agent).control for agent in domain.agents.values()]
+    await until(lambda: all(one.restarts and one.domain.may_take(now()) for one in controls), "a new log", 2 * PATIENCE)
     assert await anna.call("renew", {"ids": [lost["id"]]}) == [lost["id"]]
     _, got = await anna.consume(await anna.subscribe())
     assert await anna.tell(phone(2)) is None
@@ -1064,7 +1062,6 @@ async def test_a_users_pattern_fits_nothing_of_one_whose_name_begins_alike(domai
 # --- many of them ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("kind", BROKERS)
 def test_subscriptions_come_and_go_while_agents_do(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1107,15 +1104,14 @@ def test_subscriptions_come_and_go_while_agents_do(
         renewing = asyncio.create_task(renew())
         await asyncio.gather(move(), *(work(guest) for guest in guests))
         domains = [_broker(agent).control.domain for agent in domain.agents.values()]
-        end = asyncio.get_running_loop().time() + 60
-        while not all({one.id for one in known.subscriptions()} == set(kept) for known in domains):
-            assert asyncio.get_running_loop().time() < end, [len(known.subscriptions()) for known in domains]
-            await asyncio.sleep(0.2)
+        await until(lambda: all({one.id for one in known.subscriptions()} == set(kept) for known in domains), "what is kept", 2 * PATIENCE)
         await until(lambda: len({known.digest() for known in domains}) == 1, "all agents know the same")
         queues = {one.queue for one in domains[0].subscriptions()}
-        while others := set(await queues_with(domain.broker, domain.name, "sub.")) - queues:
-            assert asyncio.get_running_loop().time() < end, ("the broker has other queues", others)
-            await asyncio.sleep(0.2)
+
+        async def no_other() -> bool:
+            return set(await queues_with(domain.broker, domain.name, "sub.")) <= queues
+
+        await eventually(no_other, "the broker has no other queues", 2 * PATIENCE)
         if domain.dialect.declares:  # otherwise a queue is there when something is in it, or somebody there
             assert set(queues_of(domain.rabbit, domain.name, "sub.")) == queues
         assert all({one.id for one in _broker(agent).subscriptions.all} == set(kept) for agent in domain.agents.values())
@@ -1167,10 +1163,7 @@ async def test_commands_while_an_agent_dies_are_answered_once_or_fail_with_a_rea
         await asyncio.sleep(0.005)
         if number == 50:
             domain.crash("two")
-    end = asyncio.get_running_loop().time() + 40
-    while not all(anna.answers[one] for one in asked):
-        assert asyncio.get_running_loop().time() < end, [what for one, what in asked.items() if not anna.answers[one]]
-        await asyncio.sleep(0.1)
+    await until(lambda: all(anna.answers[one] for one in asked), "all are answered", 2 * PATIENCE)
     assert await anna.call("normal", ["last"], "plugin") in ("one", "three")
     for one, (method, token) in asked.items():
         answer, *more = anna.answers[one]

@@ -31,7 +31,7 @@ from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
 from domains import ACTIVEMQ, DEADLINE, Domain, messages_in, new_domain, number_of, numbers, on, permit, phone
-from support import End, until
+from support import PATIENCE, End, eventually, until
 
 SMALL = Timing(snapshot_floor=20_000, part_bytes=4_000, lease=2.0, interval=0.2)
 
@@ -54,6 +54,10 @@ def numbering(domain: Domain) -> list[str]:
 async def alike(domain: Domain) -> None:
     domains = [broker_of(agent).control.domain for agent in domain.agents.values()]
     await until(lambda: len({one.digest() for one in domains}) == 1, "all know the same")
+
+
+async def at_most(domain: Domain, queue: str, count: int) -> bool:
+    return (await messages_in(domain.broker, queue) or 0) <= count
 
 
 # --- the log -----------------------------------------------------------------------------------------------------------------------
@@ -194,10 +198,7 @@ async def test_what_a_snapshot_has_made_needless_is_taken_out_of_the_queue(domai
             await write(one, 200, 200)
         await until(lambda: one.control.domain.base > 800, "a snapshot stands for the first ones")
         kept = f"{domain.name}.control"
-        end = asyncio.get_running_loop().time() + 10
-        while (await messages_in(domain.broker, kept) or 0) > 400:
-            assert asyncio.get_running_loop().time() < end, "still all of them"
-            await asyncio.sleep(0.05)
+        await eventually(lambda: at_most(domain, kept, 400), "the first ones are gone")
         for each in (one, two):
             each.close()
         async with readers(domain, "three") as (three,):
@@ -270,7 +271,7 @@ async def test_a_queue_comes_to_the_agent_with_the_better_claim_and_nothing_over
         queues = [f"{domain.name}.ingress.{slot}" for slot in range(16)]
         wanted = {queue: max(("one", "two"), key=lambda node, queue=queue: ingress.priority(node, queue)) for queue in queues}  # type: ignore[misc]
         assert set(wanted.values()) == {"one", "two"}
-        count, stop = 0, asyncio.get_running_loop().time() + 20
+        count, stop = 0, asyncio.get_running_loop().time() + 2 * PATIENCE
 
         def taken() -> dict[tuple[str, str], int]:
             return {(one.queue, node): one.taken for node, agent in domain.agents.items() for one in broker_of(agent).ingress}
@@ -408,14 +409,13 @@ async def test_a_queue_whose_subscription_has_ended_is_emptied(domain: Domain) -
     anna = await domain.guest("anna")
     kept = await anna.subscribe(durable="kept")
     await anna.publish(*(phone(number) for number in range(700)))
-    end = asyncio.get_running_loop().time() + 10
-    while await messages_in(domain.broker, kept["queue"]) != 700:
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0.05)
+
+    async def all_are_there() -> bool:
+        return await messages_in(domain.broker, kept["queue"]) == 700
+
+    await eventually(all_are_there, "all are in the queue")
     assert await anna.call("unsubscribe", {"id": kept["id"], "delete": True}) is True
-    while (await messages_in(domain.broker, kept["queue"]) or 0) > 1:  # the word that it has ended
-        assert asyncio.get_running_loop().time() < end + 30
-        await asyncio.sleep(0.05)
+    await eventually(lambda: at_most(domain, kept["queue"], 1), "nothing but the word that it has ended", 2 * PATIENCE)
 
 
 @on_activemq("one")
@@ -505,8 +505,11 @@ def test_what_is_sent_while_there_is_no_agent_waits_for_one(activemq: DomainActi
             before = await anna.ask("getSessionUser")
             await anna.publish(*map(phone, range(16)), key="events")
             other.close()
-            while await messages_in(broker, other.reply) is not None:
-                await asyncio.sleep(0.05)
+
+            async def gone() -> bool:
+                return await messages_in(broker, other.reply) is None
+
+            await eventually(gone, "what is empty and unused is gone")
             for slot in range(16):
                 assert (await anna.publish(phone(16 + slot), key=f"events.{slot}")).outcomes[-1][1] is ACCEPTED
             after = await anna.ask("getSessionUser")

@@ -13,7 +13,6 @@ from domain_kills import Consumer, Publisher, play
 from domains import Guest
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("broker", ["rabbitmq", "activemq"])
 def test_kills(broker: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     request.getfixturevalue(broker)  # where that is left out, this is too
