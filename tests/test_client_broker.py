@@ -18,7 +18,6 @@ import clacks
 from brokers import ADMIN, AGENT, RabbitMQ
 from clacks.amqp import ACCEPTED, Connection, Draft, Message, Properties, Receiver, Sender
 from clacks.common.brokers import Broker, Management, recognise
-from clacks.common.components import domain as domain_module
 from clacks.common.components.client import BusClient, Keep, dial
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
@@ -394,14 +393,13 @@ def test_the_words_of_the_wire(rabbitmq: RabbitMQ) -> None:
     scene()
 
 
-def test_an_event_that_nobody_answers_or_somebody_twice(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domain_module, "SEND_SECONDS", 0.2)
-
+def test_an_event_that_nobody_answers_or_somebody_twice(rabbitmq: RabbitMQ) -> None:
     @run
     async def scene() -> None:
-        async with StandIn.on(rabbitmq, "answers") as agent, clacks.connect(f"{rabbitmq.url()}/answers") as bus:
+        url = f"{rabbitmq.url()}/answers"
+        async with StandIn.on(rabbitmq, "answers") as agent, clacks.connect(url, timeout=0.2) as hasty, clacks.connect(url) as bus:
             agent.answers = 0
-            error = await failing(bus.send(PHONE))
+            error = await failing(hasty.send(PHONE))
             assert error.code == "event-unanswered"
             assert "within 0.2 s" in str(error)
             agent.answers = 2

@@ -39,7 +39,7 @@ LONGEST_TTL: Final = (2**32 - 1) / 1000
 @click.option("--dry-run", is_flag=True, help="Print the event's XML and send nothing.")
 @click.option(
     "--timeout", metavar="T", type=TIME,
-    help="How long to wait until it is accepted; 30s, 15m, 12h, 7d, or seconds. Default: as long as it takes; on a broker 30s at most.",
+    help="How long to wait until it is accepted; 30s, 15m, 12h, 7d, or seconds. Default: as long as it takes; on a broker 30s.",
 )  # fmt: skip
 @url_option
 @json_option

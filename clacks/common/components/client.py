@@ -43,9 +43,9 @@ class BusClient:
         self, url: str | Sequence[str], domain: str = DEFAULT_DOMAIN, *, timeout: float = CALL_SECONDS,
         certificate: Certificate | None = None, dial: Dial = dial,
     ) -> None:  # fmt: skip
-        """`timeout` (seconds) bounds each call. `certificate` (chain and key, PEM files) says who comes where the URL has no password;
-        default: CLACKS_CERT_FILE and CLACKS_KEY_FILE. `dial` makes the connection (tests have one without a socket). Raises ClacksError
-        url-invalid."""
+        """`timeout` (seconds) bounds each call, and on a broker what is waited for an event's answer. `certificate` (chain and key, PEM
+        files) says who comes where the URL has no password; default: CLACKS_CERT_FILE and CLACKS_KEY_FILE. `dial` makes the connection
+        (tests have one without a socket). Raises ClacksError url-invalid."""
         self.urls = parse_urls(url, domain)
         self._timeout = timeout
         self._dial: Dial = dial if certificate is None else partial(_dial, certificate=certificate)
@@ -93,7 +93,8 @@ class BusClient:
         from .domain import DomainRoute  # loaded by those who meet a broker
 
         try:
-            return DomainRoute(connection, domain_broker(connection.remote_properties, url), url, self.domain, self._leases, self._dial)
+            broker = domain_broker(connection.remote_properties, url)
+            return DomainRoute(connection, broker, url, self.domain, self._leases, self._dial, self._timeout)
         except ClacksError:
             connection.close()
             raise

@@ -40,8 +40,6 @@ from .url import Url
 ANSWER: Final = "x-opt-clacks-answer"
 TOKEN: Final = "x-opt-clacks-token"
 
-# How long an event's answer is waited for, in seconds: as long as a command's. It comes when every subscription's queue has the event.
-SEND_SECONDS: Final = 30.0
 # How long to subscribe may take, in seconds: an agent that has died is waited for until its lease is over.
 SUBSCRIBE_SECONDS: Final = 30.0
 # How long it is asked why a subscription has ended, in seconds. Without an answer a live one is made again.
@@ -69,14 +67,17 @@ _HINTS: Final = {
 class DomainRoute:
     """A `Route` through a broker."""
 
-    def __init__(self, connection: Connection, broker: Broker, url: Url, domain: str, leases: Leases, dial: Dial) -> None:
-        """`dial` makes another connection where one is needed. Raises ClacksError url-invalid without a user's name: every message has to
-        say who sends it, and the broker checks."""
+    def __init__(
+        self, connection: Connection, broker: Broker, url: Url, domain: str, leases: Leases, dial: Dial, timeout: float
+    ) -> None:  # fmt: skip
+        """`dial` makes another connection where one is needed. `timeout`, in seconds, is how long an event's answer is waited for, which
+        comes when every subscription's queue has the event. Raises ClacksError url-invalid without a user's name: every message has to say
+        who sends it, and the broker checks."""
         if not url.user:
             raise ClacksError("url-invalid", url=str(url), reason="it names no user, which a broker wants to know of every message")
         self.connection = connection
         self._broker, self._url, self._domain, self._leases = broker, url, domain, leases
-        self._user = url.user
+        self._user, self._timeout = url.user, timeout
         # One of the keys for events: who keeps to one keeps the order.
         self._key = f"events.{zlib.crc32(self._user.encode() + connection.options.container_id.encode()) % broker.dialect.slots}"
         self._publishers = Publishers(self._sender, url)
@@ -106,7 +107,7 @@ class DomainRoute:
             if outcome is not ACCEPTED:  # a broker refuses nothing for what it says: a queue is full, or away
                 raise ClacksError("bus-overloaded")
 
-        await answers.ask(send, SEND_SECONDS, ClacksError("event-unanswered", seconds=SEND_SECONDS))
+        await answers.ask(send, self._timeout, ClacksError("event-unanswered", seconds=self._timeout))
 
     async def request(self, method: str, params: list[Any] | dict[str, Any], target: str, timeout: float) -> Any:
         answers = await self._replies()
