@@ -167,6 +167,8 @@ def test_a_dry_run_says_what_would_be_done_and_needs_no_broker(kept: Path) -> No
     assert re.fullmatch(r"would move: held of admin, (\d) events, \1 of them for its filter to decide", held)
     assert not (kept / migration.NOTES).exists()
     assert migrate(kept, "--dry-run").output == result.output
+    told = json.loads(migrate(kept, "--dry-run", "--json").stdout)
+    assert [(one["name"], one["waiting"], one["dry_run"]) for one in told] == [("billing", 5, True), ("jobs", 1, True), ("held", 2, True)]
 
 
 def test_what_the_domain_refuses_is_left_and_said(kept: Path, domain: RunningAgent) -> None:

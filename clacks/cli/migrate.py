@@ -91,7 +91,7 @@ def migrate(state_dir: Path | None, config: Path | None, dry_run: bool, as_json:
     finally:
         store.close()
     if as_json:
-        print_json([one.to_json() for one in moves])
+        print_json([one.to_json() | ({"dry_run": True} if dry_run else {}) for one in moves])
     else:
         for one in moves:
             click.echo(_line(one, dry_run=dry_run))
