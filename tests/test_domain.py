@@ -198,8 +198,9 @@ async def test_many_large_events_wait_their_turn_and_keep_their_order(domain: Do
     size = 700_000
     bodies = [phone(number).replace(b"<CallerId>", b"<!--" + b"x" * size + b"--><CallerId>") for number in range(120)]
     await anna.publish(*bodies)
-    await until(lambda: len(end.received) >= 120, "all of them")
-    assert numbers(end) == list(range(120))
+    # An agent that a busy machine does not let work for ten seconds is taken for one that hangs, and what it had comes again.
+    await until(lambda: len(set(numbers(end))) == 120, "all of them")
+    assert list(dict.fromkeys(numbers(end))) == list(range(120))
 
 
 @on("one", "two")

@@ -291,6 +291,37 @@ async def test_a_queue_comes_to_the_agent_with_the_better_claim_and_nothing_over
         assert len(set(numbers(end))) == len(end.received) == count * 10
 
 
+@on_activemq(**{"sandbox.seconds": 30.0})
+async def test_nothing_overtakes_what_a_filter_is_asked_about_when_a_queue_changes_hands(domain: Domain) -> None:
+    """A live subscription's event is settled before."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ingress, "KEPT_SECONDS", 0.0)
+        patched.setattr(ingress, "DECIDING_TIMES", 10_000)
+        await domain.agent("one")
+        anna = await domain.guest("anna")
+        dear = "every $x in (1 to xs:integer(//*:CallerId)) satisfies string($x) != 'x'"  # as long as the event says
+        _, end = await anna.consume(await anna.subscribe(dear, event="PhoneStatus"))
+        await domain.agent("two")
+        await until(lambda: len(list(broker_of(domain.agents["one"])._nodes())) == 2, "the one knows of the other")
+        better = next(slot for slot in range(16) if _claims(domain, slot, "two") > _claims(domain, slot, "one"))
+        both = [next(one for one in broker_of(domain.agents[node]).ingress if one.queue.endswith(f".{better}")) for node in ("one", "two")]
+        before = both[1].taken
+        slow = [200_000, 50_000]
+        await anna.publish(phone(slow[0]), phone(1), key=f"events.{better}")
+        count = 2
+        while both[1].taken == before:
+            await anna.publish(phone(count), key=f"events.{better}")
+            count += 1
+        await anna.publish(phone(slow[1]), phone(count), key=f"events.{better}")
+        wanted = [slow[0], *range(1, count), slow[1], count]
+        await until(lambda: len(end.received) >= len(wanted), "all events")
+        assert numbers(end) == wanted
+
+
+def _claims(domain: Domain, slot: int, node: str) -> int:
+    return ingress.priority(node, f"{domain.name}.ingress.{slot}")
+
+
 @on_activemq("one", "two")
 async def test_what_an_agent_that_dies_had_in_hand_comes_first_and_in_its_order(domain: Domain) -> None:
     anna = await domain.guest("anna")

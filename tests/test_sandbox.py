@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,14 +63,15 @@ def test_answers() -> None:
     in_sandbox(scene)
 
 
-@pytest.mark.parametrize(("text", "limit"), [(ENDLESS, "processor"), (HUNGRY, ""), (RECURSIVE, "deep")])
+# A sandbox gives way to everybody: on a machine that is busy otherwise the time is over before that of the processor is.
+@pytest.mark.parametrize(("text", "limit"), [(ENDLESS, "processor|took more than 3 s"), (HUNGRY, ""), (RECURSIVE, "deep")])
 def test_a_filter_that_takes_too_much_is_killed_and_the_next_one_answered(text: str, limit: str) -> None:
     async def scene(sandbox: Sandbox) -> None:
         hostile = ask(sandbox, text)
         after = ask(sandbox, DEAR)
         answer = await hostile
         assert answer.exceeded or answer.error
-        assert limit in answer.exceeded + answer.error
+        assert re.search(limit, answer.exceeded + answer.error)
         assert await after == Answer(matched=True)
 
     in_sandbox(scene, seconds=0.3, memory=64 * 2**20)
@@ -194,7 +196,7 @@ def test_a_filter_that_keeps_exceeding_its_budget_is_suspended_and_nobody_else_w
                 condition = hostile.ended[0][0]
                 assert condition is not None
                 assert condition.info["code"] == "filter-suspended"
-                assert "0.2 s of processor time" in condition.description
+                assert re.search("0.2 s of processor time|took more than 2 s", condition.description)
                 assert not hostile.received
                 assert not link.alive
                 await until(lambda: agent.agent.broker.subscriptions.sandbox.exceeded == 3, "after three strikes")

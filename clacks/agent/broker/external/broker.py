@@ -150,6 +150,7 @@ class ExternalBroker:
                     self._answer,
                     self._reject,
                     self._nodes,
+                    self.subscriptions.sandbox,
                     verified=verified,
                 )
                 for queue, verified in self._topology.ingress
@@ -217,7 +218,7 @@ class ExternalBroker:
         for one in sources:
             one.stop()
         end = self._loop.time() + timeout
-        while any(one.under_way for one in sources) and self._loop.time() < end:
+        while (any(one.under_way for one in sources) or self.subscriptions.sandbox.busy) and self._loop.time() < end:
             await asyncio.sleep(0.02)
         for one in sources:
             one.leave()

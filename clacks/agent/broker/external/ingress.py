@@ -34,6 +34,7 @@ from ....amqp import (
 from ....common.brokers import Broker, Feature
 from ....common.errors import ClacksError
 from ...intake import Intake, Lane
+from ...sandbox import Sandbox
 from ..conditions import as_outcome
 from ..envelope import incoming_event
 from .names import ANSWER, TOKEN
@@ -51,6 +52,10 @@ MOST_BYTES: Final = 32 * 2**20
 # next one. And how often it looks whether what it has in hand is settled.
 KEPT_SECONDS: Final = 2.0
 GIVING_WAY: Final = 0.005
+# How long it stands still for filters that are being asked about what came from there, which nothing is to overtake, in seconds; and how
+# often it tries that before it gives way all the same: somebody may keep the sandbox busy for good.
+DECIDING_SECONDS: Final = 0.5
+DECIDING_TIMES: Final = 15
 # Pause before what the bus could not take is tried again, in seconds.
 PAUSE: Final = 0.1
 
@@ -83,14 +88,16 @@ class Ingress:
         answer: Answer,
         reject: Callable[[bytes, ClacksError, Sent], None],
         nodes: Callable[[], Iterable[str]],
+        sandbox: Sandbox,
         *,
         verified: bool = True,
     ) -> None:
         """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused; `nodes` are the agents
-        that take events. If it is not `verified` who has sent what comes here, all of it is refused."""
+        that take events; `sandbox` decides about those that are settled before. If it is not `verified` who has sent what comes here, all
+        of it is refused."""
         self.queue, self.verified = queue, verified
         self.taken = 0
-        self._node, self._intake, self._topology, self._nodes = node, intake, topology, nodes
+        self._node, self._intake, self._topology, self._nodes, self._sandbox = node, intake, topology, nodes, sandbox
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
@@ -100,6 +107,7 @@ class Ingress:
         self._broker: Broker | None = None
         self._way: asyncio.Task[None] | None = None
         self._kept_until = 0.0
+        self._tried = 0
 
     async def attach(self, connection: Connection, broker: Broker) -> None:
         self._held.clear()
@@ -136,9 +144,18 @@ class Ingress:
             link.window = 0
             while link.alive and link.unsettled:
                 await asyncio.sleep(GIVING_WAY)
-            if link.alive and link is self._link:
-                link.close()
-                await self.attach(link.connection, broker)
+            end = asyncio.get_running_loop().time() + DECIDING_SECONDS
+            while link.alive and self._sandbox.busy and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(GIVING_WAY)
+            if not link.alive or link is not self._link:
+                return
+            self._tried += 1
+            if self._sandbox.busy and self._tried < DECIDING_TIMES:
+                link.window = WINDOW
+                return
+            self._tried = 0
+            link.close()
+            await self.attach(link.connection, broker)
         except AmqpError as error:
             log.warning("an ingress queue was not attached", extra={"queue": self.queue, "reason": str(error)})
             link.connection.abort()  # then everything is made again
