@@ -1,17 +1,18 @@
-"""A domain on RabbitMQ: how many events go through with one, two, three agents, and what an event costs the agents and the broker.
+"""A domain on a broker: how many events go through with one, two, three agents, and what an event costs the agents and the broker.
 
     python bench/domain.py                             1, 2 and 3 agents; 1 and 5 matching subscriptions; live and durable ones
     python bench/domain.py --agents 1 --matching 1 --kinds live --seconds 20      something for a profiler to look at
+    python bench/domain.py --broker activemq           the same on ActiveMQ
     python bench/domain.py --costs                     what a subscription, a lease, a heartbeat and an idle agent cost
 
 The broker and the agents are processes; the load is this process: publishers, each on a slot of its own, and one consumer for each
 subscription. An event is through when all its subscribers have it. BEHIND events are under way at most, so that nothing but the work in
-hand is measured. Beside each figure stands RabbitMQ alone: the same clients, messages and queues, an exchange that copies into all of
-them, no validation and no filter.
+hand is measured. Beside each figure stands the broker alone: the same clients, messages and queues, copies into all of them by the broker,
+no validation and no filter.
 
 Everything shares the machine's cores: with two of them, more agents cannot be faster once both are busy. `cores` says how many were at
 work for the bus (other work on the machine leaves fewer), `at most` what all cores could do at this cost. The CPU time per event hardly
-depends on either; it is what to calculate with (docs/scale.md), and its ratio to RabbitMQ alone is what to compare.
+depends on either; it is what to calculate with (docs/scale.md), and its ratio to the broker alone is what to compare.
 """
 
 from __future__ import annotations
@@ -29,38 +30,33 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from clacks.amqp import ACCEPTED, Connection, Draft, Message, Outcome, Properties, Receiver, Rejected, Sender, Terminus
-from clacks.common.brokers import Management, replies_of
+from clacks.common.brokers import Broker, Management, recognise, replies_of
 from clacks.common.components.client import dial
 from clacks.common.components.url import parse_url
 from client import Publisher, Subscribers, loop_factory
+from domain_brokers import ADMIN, AGENT, BEDS, KINDS, Bed, OnRabbitMQ, RabbitMQ
 from processes import Server, percentile
 from relay import ADDRESS, NAMESPACE, STAMP, body
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from brokers import ADMIN, AGENT, RabbitMQ
-
 NODES: Final = ("one", "two", "three", "four", "five", "six")
-# What is declared for a subscription of either kind (clacks/agent/broker/external/rabbitmq.py), for RabbitMQ alone.
-KINDS: Final = {"live": {}, "durable": {"x-queue-type": "quorum", "x-single-active-consumer": True}}
-BARE: Final = "bench.bare"
 # Events under way: some tens of milliseconds of work, so that no queue runs empty and none grows.
 BEHIND: Final = 2_000
 CONSUMER_WINDOW: Final = 1_000
 PATIENCE: Final = 60.0
 
 
-def node(name: str, rabbit: RabbitMQ, state: str, ingress: int) -> Server:
+def node(name: str, bed: Bed, state: str, ingress: int) -> Server:
     """An agent of the domain, with `admin` as its administrator. Its own NodeStatus events would be among those that are measured."""
     environment = {
         "HOME": state,
-        "CLACKS_BROKER_URL": rabbit.url(AGENT.name),
+        "CLACKS_BROKER_URL": bed.server.url(AGENT.name),
         "CLACKS_BROKER_INGRESS": str(ingress),
         "CLACKS_STATUS_INTERVAL": "86400",
         "CLACKS_QUEUE_EVENTS": "10000000",
@@ -125,11 +121,11 @@ class Load:
 class SlotPublisher(Publisher):
     """One that says who it is, which a domain asks for, and waits while too much is under way."""
 
-    def __init__(self, load: Load, link: Sender, bodies: Sequence[str]) -> None:
+    def __init__(self, load: Load, link: Sender, bodies: Sequence[str], who: Properties, *, durable: bool) -> None:
         super().__init__(link, [], STAMP)
         self.load = load
         for text in bodies:
-            encoded = Draft(text.encode(), Properties(user_id=ADMIN.name.encode())).encode()
+            encoded = Draft(text.encode(), who, durable=durable).encode()
             head, found, tail = encoded.partition(STAMP.encode())
             self.messages.append((head, tail, bool(found)))
 
@@ -167,25 +163,26 @@ class Consumers(Subscribers):
 class Commands:
     """The domain's commands, asked for over the broker."""
 
-    def __init__(self, management: Management, link: Sender, queue: str) -> None:
-        self.management = management
+    def __init__(self, broker: Broker, link: Sender, queue: str) -> None:
+        self.broker = broker
         self._link, self._queue = link, queue
         self._numbers = itertools.count(1)
         self._asked: dict[str, asyncio.Future[Any]] = {}
 
     @classmethod
-    async def attach(cls, connection: Connection, management: Management) -> Commands:
-        queue = replies_of(ADDRESS, ADMIN.name) + uuid.uuid4().hex[:24]
-        await management.declare_queue(queue, durable=False, auto_delete=True)
-        one = cls(management, await connection.attach_sender(Terminus(f"/exchanges/{ADDRESS}/command.core")), queue)
+    async def attach(cls, asking: Connection, receiving: Connection, broker: Broker) -> Commands:
+        queue = broker.spelled(replies_of(ADDRESS, ADMIN.name)) + uuid.uuid4().hex[:24]
+        if broker.declares:
+            await (await Management.attach(receiving)).declare_queue(queue, durable=False, auto_delete=True)
+        one = cls(broker, await asking.attach_sender(broker.entry(ADDRESS, "command.core")), queue)
         one._link.handler = one
-        (await connection.attach_receiver(Terminus(f"/queues/{queue}"), handler=one)).window = CONSUMER_WINDOW
+        (await receiving.attach_receiver(broker.queue(queue), handler=one)).window = CONSUMER_WINDOW
         return one
 
     async def call(self, method: str, **params: Any) -> Any:
         number = str(next(self._numbers))
         future = self._asked[number] = asyncio.get_running_loop().create_future()
-        asked = Properties(message_id=number, reply_to=self._queue, user_id=ADMIN.name.encode())
+        asked = self.broker.signed(Properties(message_id=number, reply_to=self._queue), ADMIN.name)
         while not self._link.sendable:
             await asyncio.sleep(0.001)
         self._link.send(Draft(json.dumps({"method": method, "params": params, "id": number}), asked).encode())
@@ -218,8 +215,8 @@ class Commands:
 
 @dataclass
 class Result:
-    """One row: `agents` 0 is RabbitMQ alone. CPU in microseconds per event, latency in milliseconds at half the rate; `busiest` is the part
-    of the agents' work that the busiest of them did."""
+    """One row: `agents` 0 is the broker alone. CPU in microseconds per event, latency in milliseconds at half the rate; `busiest` is the
+    part of the agents' work that the busiest of them did."""
 
     agents: int
     kind: str
@@ -241,28 +238,29 @@ class Result:
 
 
 class Run:
-    """One arrangement of the domain, or of RabbitMQ alone, with the load on it."""
+    """One arrangement of the domain, or of the broker alone, with the load on it."""
 
-    def __init__(self, arguments: argparse.Namespace, rabbit: RabbitMQ, agents: Sequence[Server], kind: str, matching: int) -> None:
-        self.arguments, self.rabbit, self.agents = arguments, rabbit, agents
+    def __init__(self, arguments: argparse.Namespace, bed: Bed, agents: Sequence[Server], kind: str, matching: int) -> None:
+        self.arguments, self.bed, self.agents = arguments, bed, agents
         self.kind, self.matching = kind, matching
         self.load = Load(matching)
 
     def _cpu(self) -> tuple[float, ...]:
-        return (cpu_of(self.rabbit.pid), time.process_time(), *(one.cpu for one in self.agents))
+        return (cpu_of(self.bed.server.pid), time.process_time(), *(one.cpu for one in self.agents))
 
-    async def measure(self, targets: Callable[[int], str], queues: Sequence[str]) -> Result:
+    async def measure(self, broker: Broker, targets: Sequence[Terminus], sources: Sequence[Terminus], *, durable: bool) -> Result:
+        """`targets` take turns among the publishers."""
         arguments = self.arguments
         async with AsyncExitStack() as stack:
-            consuming = await stack.enter_async_context(connected(self.rabbit))
-            for queue in queues:
-                link = await consuming.attach_receiver(Terminus(f"/queues/{queue}"), handler=self.load.consumers)
+            consuming = await stack.enter_async_context(connected(self.bed))
+            for source in sources:
+                link = await consuming.attach_receiver(source, handler=self.load.consumers, alone=True)
                 link.window = CONSUMER_WINDOW
-            bodies = [body(number) for number in range(100)]
-            publishing = await stack.enter_async_context(connected(self.rabbit))
+            bodies, who = [body(number) for number in range(100)], broker.signed(Properties(), ADMIN.name)
+            publishing = await stack.enter_async_context(connected(self.bed))
             for slot in range(arguments.publishers):
-                sender = await publishing.attach_sender(Terminus(targets(slot)))
-                self.load.publishers.append(SlotPublisher(self.load, sender, bodies))
+                sender = await publishing.attach_sender(targets[slot % len(targets)])
+                self.load.publishers.append(SlotPublisher(self.load, sender, bodies, who, durable=durable))
             await self.load.run(max(200, arguments.events // 20), 2.0)
             rounds = [await self._round() for _ in range(arguments.rounds)]
             middle = sorted(rounds)[len(rounds) // 2]
@@ -284,8 +282,8 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def connected(rabbit: RabbitMQ) -> AsyncIterator[Connection]:
-    connection = await dial(parse_url(rabbit.url(ADMIN.name)))
+async def connected(bed: Bed) -> AsyncIterator[Connection]:
+    connection = await dial(parse_url(bed.server.url(ADMIN.name)))
     try:
         yield connection
     finally:
@@ -294,9 +292,9 @@ async def connected(rabbit: RabbitMQ) -> AsyncIterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def commanding(rabbit: RabbitMQ) -> AsyncIterator[Commands]:
-    async with connected(rabbit) as one, connected(rabbit) as other:
-        yield await Commands.attach(one, await Management.attach(other))
+async def commanding(bed: Bed) -> AsyncIterator[Commands]:
+    async with connected(bed) as one, connected(bed) as other:
+        yield await Commands.attach(one, other, recognise(one.remote_properties, bed.server.url()))
 
 
 async def in_the_domain(run: Run, commands: Commands) -> Result:
@@ -304,8 +302,10 @@ async def in_the_domain(run: Run, commands: Commands) -> Result:
     names = [f"{uuid.uuid4().hex}" if run.kind == "durable" else "" for _ in range(run.matching)]
     made = [await commands.call("subscribe", filters=[filter_of(number)], durable=name) for number, name in enumerate(names)]
     renewing = asyncio.create_task(_renew(commands, [one["id"] for one in made], made[0]["lease"]))
+    broker = commands.broker
+    entries = [broker.entry(ADDRESS, f"events.{slot}") for slot in range(broker.dialect.slots)]
     try:
-        return await run.measure(lambda slot: f"/exchanges/{ADDRESS}/events.{slot}", [one["queue"] for one in made])
+        return await run.measure(broker, entries, [broker.queue(one["queue"], exclusive=one["exclusive"]) for one in made], durable=True)
     finally:
         renewing.cancel()
         for one in made:
@@ -318,38 +318,29 @@ async def _renew(commands: Commands, ids: list[str], lease: float) -> None:
         await commands.call("renew", ids=ids)
 
 
-async def on_the_broker_alone(run: Run, management: Management) -> Result:
-    queues = [f"{BARE}.{number}" for number in range(run.matching)]
-    await management.declare_exchange(BARE)
-    for queue in queues:
-        await management.declare_queue(queue, arguments=KINDS[run.kind])
-        await management.bind(queue, BARE, "k")
-    try:
-        return await run.measure(lambda slot: f"/exchanges/{BARE}/k", queues)
-    finally:
-        for queue in queues:
-            await management.delete_queue(queue)
-        await management.delete_exchange(BARE)
+async def on_the_broker_alone(run: Run, connection: Connection) -> Result:
+    broker = recognise(connection.remote_properties, run.bed.server.url())
+    async with run.bed.alone(connection, broker, run.kind, run.matching) as (target, sources):
+        return await run.measure(broker, [target], sources, durable=run.bed.durable(run.kind))
 
 
-async def measure(arguments: argparse.Namespace, rabbit: RabbitMQ, stack: ExitStack) -> list[Result]:
+async def measure(arguments: argparse.Namespace, bed: Bed, stack: ExitStack) -> list[Result]:
     cases = [(kind, matching) for kind in arguments.kinds for matching in arguments.matching]
-    async with connected(rabbit) as connection:
-        management = await Management.attach(connection)
-        results = [await on_the_broker_alone(Run(arguments, rabbit, (), *case), management) for case in cases]
-    for agents in growing(arguments, rabbit, stack):
-        print(f"agents {' '.join(str(one.pid) for one in agents)}, broker {rabbit.pid}", file=sys.stderr)
-        async with commanding(rabbit) as commands:
-            results += [await in_the_domain(Run(arguments, rabbit, agents, *case), commands) for case in cases]
+    async with connected(bed) as connection:
+        results = [await on_the_broker_alone(Run(arguments, bed, (), *case), connection) for case in cases]
+    for agents in growing(arguments, bed, stack):
+        print(f"agents {' '.join(str(one.pid) for one in agents)}, broker {bed.server.pid}", file=sys.stderr)
+        async with commanding(bed) as commands:
+            results += [await in_the_domain(Run(arguments, bed, agents, *case), commands) for case in cases]
     return results
 
 
-def growing(arguments: argparse.Namespace, rabbit: RabbitMQ, stack: ExitStack) -> Iterator[list[Server]]:
+def growing(arguments: argparse.Namespace, bed: Bed, stack: ExitStack) -> Iterator[list[Server]]:
     """The agents of the domain, each time that there are as many as are asked for."""
     agents: list[Server] = []
     for count in range(1, max(arguments.agents) + 1):
         state = stack.enter_context(tempfile.TemporaryDirectory())
-        agents.append(stack.enter_context(node(NODES[count - 1], rabbit, state, arguments.ingress)))
+        agents.append(stack.enter_context(node(NODES[count - 1], bed, state, arguments.ingress)))
         if count in arguments.agents:
             yield agents
 
@@ -385,7 +376,8 @@ def broker_memory(rabbit: RabbitMQ) -> int:
     return int(rabbit.evaluate("erlang:memory(total)."))
 
 
-async def costs(arguments: argparse.Namespace, rabbit: RabbitMQ, agents: Sequence[Server], commands: Commands, kind: str) -> Costs:
+async def costs(arguments: argparse.Namespace, bed: OnRabbitMQ, agents: Sequence[Server], commands: Commands, kind: str) -> Costs:
+    rabbit = bed.server
     count = arguments.subscriptions
     idle = await _idle(rabbit, agents)
     await commands.call("unsubscribe", id=(await commands.call("subscribe", filters=[filter_of(0)]))["id"])
@@ -411,7 +403,7 @@ async def costs(arguments: argparse.Namespace, rabbit: RabbitMQ, agents: Sequenc
     return Costs(
         len(agents), kind, count, (after[1] - before[1]) / count * 1e6, (after[0] - before[0]) / count * 1e6,
         (grown[1] - memory[1]) / count / len(agents), (grown[0] - memory[0]) / count, renewed, *idle, *command,
-        await _connection(rabbit),
+        await _connection(bed),
     )  # fmt: skip
 
 
@@ -430,31 +422,31 @@ async def _command(rabbit: RabbitMQ, agents: Sequence[Server], commands: Command
     return (sum(one.cpu for one in agents) - before[1]) / count * 1e6, (cpu_of(rabbit.pid) - before[0]) / count * 1e6
 
 
-async def _connection(rabbit: RabbitMQ) -> float:
+async def _connection(bed: OnRabbitMQ) -> float:
     """Of resident memory: Erlang's own count has megabytes of buffers for each, which are reserved and never touched."""
-    count, before = 400, memory_of(rabbit.pid)
+    count, before = 400, memory_of(bed.server.pid)
     async with AsyncExitStack() as stack:
         for _ in range(count):
-            connection = await stack.enter_async_context(connected(rabbit))
+            connection = await stack.enter_async_context(connected(bed))
             await connection.attach_sender(Terminus(f"/exchanges/{ADDRESS}/events"))
-        return (memory_of(rabbit.pid) - before) / count
+        return (memory_of(bed.server.pid) - before) / count
 
 
-async def measure_costs(arguments: argparse.Namespace, rabbit: RabbitMQ, stack: ExitStack) -> list[Costs]:
+async def measure_costs(arguments: argparse.Namespace, bed: OnRabbitMQ, stack: ExitStack) -> list[Costs]:
     results = []
-    for agents in growing(arguments, rabbit, stack):
-        async with commanding(rabbit) as commands:
-            results += [await costs(arguments, rabbit, agents, commands, kind) for kind in arguments.kinds]
+    for agents in growing(arguments, bed, stack):
+        async with commanding(bed) as commands:
+            results += [await costs(arguments, bed, agents, commands, kind) for kind in arguments.kinds]
     return results
 
 
 # --- showing it ------------------------------------------------------------------------------------------------------------------
 
 
-def show(results: Sequence[Result], arguments: argparse.Namespace, version: str) -> None:
+def show(results: Sequence[Result], arguments: argparse.Namespace, broker: str) -> None:
     print(
-        f"RabbitMQ {version}; {arguments.rounds} rounds of {arguments.events} events (at most {arguments.seconds:g} s),"
-        f" {len(body(0))} bytes each; {arguments.publishers} publishers, {arguments.ingress} ingress queues;"
+        f"{broker}; {arguments.rounds} rounds of {arguments.events} events (at most {arguments.seconds:g} s),"
+        f" {len(body(0))} bytes each; {arguments.publishers} publishers;"
         f" CPython {platform.python_version()}, {os.cpu_count()} cores for broker, agents and clients\n"
     )
     alone = {(one.kind, one.matching): one for one in results if not one.agents}
@@ -473,8 +465,8 @@ def show(results: Sequence[Result], arguments: argparse.Namespace, version: str)
         )
 
 
-def show_costs(results: Sequence[Costs], version: str) -> None:
-    print(f"RabbitMQ {version}; CPU of all agents together in microseconds (idle: of one, in a second), memory of one in KiB\n")
+def show_costs(results: Sequence[Costs], broker: str) -> None:
+    print(f"{broker}; CPU of all agents together in microseconds (idle: of one, in a second), memory of one in KiB\n")
     columns = (
         ("agents", "agents"), ("queues", "kind"), ("made", "subscriptions"), ("us agents", "agent_made"), ("us broker", "broker_made"),
         ("KiB agent", "agent_bytes"), ("KiB broker", "broker_bytes"), ("renewal", "agent_renewed"), ("idle agent", "agent_idle"),
@@ -492,43 +484,48 @@ def show_costs(results: Sequence[Costs], version: str) -> None:
 def parser() -> argparse.ArgumentParser:
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--broker", choices=list(BEDS), default="rabbitmq", help="what the domain runs on (default rabbitmq)")
     parser.add_argument("--agents", type=numbers, default=[1, 2, 3], metavar="N[,N...]", help="how many agents (default 1,2,3)")
     parser.add_argument("--matching", type=numbers, default=[1, 5], metavar="N[,N...]", help="subscriptions that get every event")
     kinds = lambda text: [kind for kind in text.split(",") if kind in KINDS or parser.error(f"no kind: {kind}")]  # noqa: E731
-    parser.add_argument("--kinds", type=kinds, default=list(KINDS), metavar="KIND[,KIND]", help="live (classic queue), durable (quorum)")
+    parser.add_argument("--kinds", type=kinds, default=list(KINDS), metavar="KIND[,KIND]", help="live, durable (default both)")
     parser.add_argument("--publishers", type=int, default=8, metavar="N", help="each on a slot of its own (default 8)")
-    parser.add_argument("--ingress", type=int, default=4, metavar="N", help="ingress queues of the domain (default 4)")
+    parser.add_argument("--ingress", type=int, default=4, metavar="N", help="ingress queues of the domain, on RabbitMQ (default 4)")
     parser.add_argument("--events", type=int, default=30_000, metavar="E", help="per round (default 30,000)")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="after which a round ends (default 3)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which the one with the median rate is shown (default 3)")
-    parser.add_argument("--costs", action="store_true", help="measure what is there without events")
+    parser.add_argument("--costs", action="store_true", help="measure what is there without events; on RabbitMQ")
     parser.add_argument("--subscriptions", type=int, default=500, metavar="N", help="with --costs: how many are made (default 500)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
-    """The broker's version, and the results."""
+    """The broker's name and version, and the results."""
     gc.disable()  # what it costs to collect the load's garbage is nobody's figure
     with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        rabbit = stack.enter_context(RabbitMQ())
+        bed = BEDS[arguments.broker](ADDRESS, arguments.matching)
+        stack.enter_context(bed.server)
         try:
             work = measure_costs if arguments.costs else measure
-            return rabbit.version, runner.run(work(arguments, rabbit, stack))
+            return f"{bed.name} {bed.server.version}", runner.run(work(arguments, bed, stack))
         finally:
             gc.enable()
 
 
 def main() -> int:
-    arguments = parser().parse_args()
-    version, results = run(arguments)
+    parsing = parser()
+    arguments = parsing.parse_args()
+    if arguments.costs and arguments.broker != "rabbitmq":
+        parsing.error("--costs measures a domain on RabbitMQ")
+    broker, results = run(arguments)
     if arguments.json:
-        json.dump({"arguments": vars(arguments), "rabbitmq": version, "results": [asdict(one) for one in results]}, sys.stdout, indent=2)
+        json.dump({"arguments": vars(arguments), "broker": broker, "results": [asdict(one) for one in results]}, sys.stdout, indent=2)
         print()
     elif arguments.costs:
-        show_costs(results, version)
+        show_costs(results, broker)
     else:
-        show(results, arguments, version)
+        show(results, arguments, broker)
     return 0
 
 
