@@ -47,16 +47,16 @@ _DURABLE: Final = "bench/domain.py --costs --kinds durable --agents 1"
 # Microseconds of CPU and bytes, with RabbitMQ 4.0.5, CPython 3.11 and events of 232 bytes. What depends on the number of subscriptions that
 # match is the line through what 1 and 5 of them cost.
 COSTS: Final = {
-    "agent event": Cost(82.0, "us", "an agent takes, validates, matches, settles an event", _DOMAIN),
-    "agent delivery": Cost(10.0, "us", "an agent sends an event to one queue and hears that it is stored", _DOMAIN),
-    "broker event": Cost(60.0, "us", "the broker takes an event into a quorum ingress queue and gives it to an agent", _DOMAIN),
-    "broker live": Cost(58.0, "us", "the broker takes an event for a live subscription (classic queue) and delivers it", _DOMAIN),
-    "broker durable": Cost(54.0, "us", "the same for a durable one (quorum queue, one replica)", _DOMAIN),
+    "agent event": Cost(75.0, "us", "an agent takes, validates, matches, settles an event", _DOMAIN),
+    "agent delivery": Cost(11.0, "us", "an agent sends an event to one queue and hears that it is stored", _DOMAIN),
+    "broker event": Cost(55.0, "us", "the broker takes an event into a quorum ingress queue and gives it to an agent", _DOMAIN),
+    "broker live": Cost(36.0, "us", "the broker takes an event for a live subscription (classic queue) and delivers it", _DOMAIN),
+    "broker durable": Cost(58.0, "us", "the same for a durable one (quorum queue, one replica)", _DOMAIN),
     "alone event": Cost(4.0, "us", "RabbitMQ alone: what is per event and not per queue", _DOMAIN),
-    "alone live": Cost(44.5, "us", "RabbitMQ alone: per classic queue that the event is copied into", _DOMAIN),
-    "alone durable": Cost(38.5, "us", "RabbitMQ alone: per quorum queue", _DOMAIN),
-    "client event": Cost(9.6, "us", "the benchmark's publisher", _DOMAIN),
-    "client delivery": Cost(5.2, "us", "the benchmark's consumer", _DOMAIN),
+    "alone live": Cost(43.0, "us", "RabbitMQ alone: per classic queue that the event is copied into", _DOMAIN),
+    "alone durable": Cost(35.0, "us", "RabbitMQ alone: per quorum queue", _DOMAIN),
+    "client event": Cost(9.0, "us", "the benchmark's publisher", _DOMAIN),
+    "client delivery": Cost(6.0, "us", "the benchmark's consumer", _DOMAIN),
     "agent idle": Cost(3600.0, "us/s", "an agent that does nothing: its clock, its heartbeat, reading it", _IDLE),
     "agent heartbeat": Cost(250.0, "us/s", "an agent reads the heartbeats of one other agent", _IDLE),
     "agent command": Cost(115.0, "us", "an agent answers a command that does nothing", _COSTS),
@@ -302,8 +302,8 @@ def compare(results: Sequence[Result], cores: int, ingress: int) -> Iterator[Com
 def check() -> int:
     chosen = ["--agents", "1,2", "--kinds", "live", "--events", "12000", "--seconds", "3"]
     arguments = parser().parse_args(chosen)
-    version, results = run(arguments)
-    print(f"RabbitMQ {version}: python {_DOMAIN} {' '.join(chosen)}\n")
+    broker, results = run(arguments)
+    print(f"{broker}: python {_DOMAIN} {' '.join(chosen)}\n")
     print(f"{'':44}{'model':>10}{'simulated':>11}{'measured':>10}{'off by':>9}")
     worst = 0.0
     for one in compare(results, os.cpu_count() or 1, arguments.ingress):

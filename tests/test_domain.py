@@ -203,6 +203,16 @@ async def test_many_large_events_wait_their_turn_and_keep_their_order(domain: Do
     assert list(dict.fromkeys(numbers(end))) == list(range(120))
 
 
+@on("one")
+async def test_only_events_for_durable_subscriptions_are_written_to_the_brokers_disk(domain: Domain) -> None:
+    anna = await domain.guest("anna")
+    _, live = await anna.consume(await anna.subscribe())
+    _, kept = await anna.consume(await anna.subscribe(durable="kept"))
+    await anna.publish(phone(1))
+    await until(lambda: live.received and kept.received, "the event")
+    assert [bool(end.messages[0].header.durable) for end in (live, kept)] == [False, True]
+
+
 @on("one", "two")
 async def test_the_bare_message_arrives_byte_for_byte(domain: Domain) -> None:
     anna = await domain.guest("anna")

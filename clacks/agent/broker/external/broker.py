@@ -70,6 +70,7 @@ log = logging.getLogger("clacks.broker")
 # in a lease, and a broker is back from a restart. So long its owner may ask why it is gone.
 DELETING: Final = 120.0
 _DURABLE: Final = header(None, durable=True)
+_LIVE: Final = header(None, durable=False)
 AGAIN: Final = 1.0  # seconds after which the next queue is deleted, when one could not be
 ANSWERS: Final = 100  # under way to an agent
 
@@ -239,7 +240,8 @@ class ExternalBroker:
             done(None)
             return
         encoded = self._stamp.front(incoming.user, int(time.time() * 1000), incoming.annotations) + bare_message(incoming)
-        usual = (_DURABLE if ttl is None else header(ttl, durable=True)) + encoded
+        kept = (_DURABLE if ttl is None else header(ttl, durable=True)) + encoded
+        live = (_LIVE if ttl is None else header(ttl, durable=False)) + encoded
         left = len(routed.matched) + len(routed.undecided)
         lost = False
 
@@ -250,10 +252,15 @@ class ExternalBroker:
             if not left:
                 done(ClacksError("bus-overloaded") if lost else None)
 
+        def message(subscription: DomainSubscription) -> bytes:
+            if subscription.stay is not None:
+                return subscription.headed(ttl, encoded)
+            return kept if subscription.terms.durable else live
+
         for subscription in routed.matched:
-            subscription.offer(usual if subscription.stay is None else subscription.headed(ttl, encoded), None, confirmed)
+            subscription.offer(message(subscription), None, confirmed)
         for subscription in routed.undecided:
-            subscription.offer(usual if subscription.stay is None else subscription.headed(ttl, encoded), incoming, confirmed)
+            subscription.offer(message(subscription), incoming, confirmed)
 
     def send(self, queue: str, encoded: bytes, done: Sent, *, insist: bool) -> None:
         """Send something that is no event; when the broker is away, as soon as it is back."""
