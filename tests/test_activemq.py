@@ -1,23 +1,16 @@
-"""ActiveMQ as the tests run it: what it says of itself, what it keeps, who gets in, and what it leaves behind."""
+"""ActiveMQ as a broker of events: what it says of itself, what it keeps, and who gets in."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import activemq
 from activemq import ADMIN, AGENT, ActiveMQ
 from clacks.amqp import ACCEPTED, AmqpError, Connection, Credentials, Draft, Options, SaslFailure, UInt, connect
 from clacks.amqp.codec import encode
 from clacks.common.brokers import DIALECTS, Broker, recognise
 from clacks.common.components.url import parse_url
-from conftest import runs, wait_for
-from debian import Unavailable
 from support import End, run, until
 
 BROKER = Broker(next(dialect for dialect in DIALECTS if dialect.name == "ActiveMQ"), (5, 17))
@@ -109,43 +102,3 @@ def test_its_configuration_is_that_of_the_test(activemq_broker: ActiveMQ) -> Non
             connection.abort()
 
     scene()
-
-
-# --- the broker as the tests run it -----------------------------------------------------------------------------------------------
-
-
-def test_it_listens_on_loopback_only_and_leaves_nothing_behind(activemq_broker: ActiveMQ) -> None:
-    with ActiveMQ() as broker:
-        pid, folder = broker.pid, broker._folder
-        inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-        sockets = {inode.removeprefix("socket:[").removesuffix("]") for inode in inodes if inode.startswith("socket:")}
-        lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-        hosts = {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
-        assert hosts
-        assert hosts <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
-    assert not folder.exists()
-    assert not Path(f"/proc/{pid}").exists()
-
-
-def test_it_dies_with_the_process_that_started_it(activemq_broker: ActiveMQ, tmp_path: Path) -> None:
-    script = "import os, signal, activemq; b = activemq.ActiveMQ(); b.start(); print(b.pid, flush=True); signal.pause()"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        process.kill()
-    wait_for(lambda: not runs(pid), "the broker is gone")
-
-
-def test_a_start_that_fails_shows_the_log(activemq_broker: ActiveMQ) -> None:
-    with pytest.raises(RuntimeError, match="noSuchAttribute"), ActiveMQ(attributes={"noSuchAttribute": 1}):
-        pytest.fail("it started")
-
-
-def test_where_it_cannot_be_had_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLACKS_TESTS_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for wanted in (activemq.activemq_root, activemq.java):
-        with pytest.raises(Unavailable, match=r"^there is no apt-get"):
-            wanted()
-    assert {path.suffix for path in tmp_path.iterdir()} == {".lock"}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
 
-from brokers import ADMIN, RabbitMQ, rabbitmq_root
+from brokers import ADMIN, RabbitMQ
 from clacks.amqp import (
     ACCEPTED,
     Condition,
@@ -41,8 +37,6 @@ from clacks.amqp import (
 from clacks.common.brokers import DIALECTS, WAYS, Broker, Dialect, Feature, Management, domain_broker, recognise
 from clacks.common.components.url import parse_url
 from clacks.common.errors import ClacksError
-from conftest import runs, wait_for
-from debian import Unavailable
 from support import End, eventually, run, until
 
 RABBITMQ, ACTIVEMQ, ARTEMIS, QPIDD = DIALECTS
@@ -530,41 +524,3 @@ def test_nobody_gets_in_without_a_password(rabbitmq: RabbitMQ) -> None:
             assert isinstance(result, SaslFailure)
 
     scene()
-
-
-def test_it_listens_on_loopback_only_and_leaves_nothing_behind(rabbitmq: RabbitMQ) -> None:
-    with RabbitMQ() as broker:
-        processes = [process.pid for process in broker._processes]
-        folder = broker._folder
-        inodes = {os.readlink(link) for pid in processes for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-        sockets = {inode.removeprefix("socket:[").removesuffix("]") for inode in inodes if inode.startswith("socket:")}
-        lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-        hosts = {line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
-        assert hosts
-        assert hosts <= {"0100007F", "00000000000000000000000001000000"}
-    assert not folder.exists()
-    for pid in processes:
-        assert not Path(f"/proc/{pid}").exists()
-
-
-def test_it_dies_with_the_process_that_started_it(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    script = "import os, signal, brokers; b = brokers.RabbitMQ(); b.start(); print(b.pid, flush=True); signal.pause()"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        process.kill()
-    wait_for(lambda: not runs(pid), "the broker is gone")
-
-
-def test_a_start_that_fails_shows_the_log(rabbitmq: RabbitMQ) -> None:
-    with pytest.raises(RuntimeError, match="no_such_setting"), RabbitMQ(settings={"no_such_setting": 1}):
-        pytest.fail("it started")
-
-
-def test_where_it_cannot_be_had_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLACKS_TESTS_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unavailable, match=r"^there is no apt-get"):
-        rabbitmq_root()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
