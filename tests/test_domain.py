@@ -474,13 +474,17 @@ DEAR = "every $x in (1 to xs:integer(//*:CallerId)) satisfies string($x) != 'x'"
 @on("one", only="rabbitmq", **{"sandbox.seconds": 30.0})
 async def test_a_slow_filter_of_a_live_subscription_holds_up_nobody_else(domain: Domain) -> None:
     anna, bert = await domain.guest("anna"), await domain.guest("bert")
-    await anna.subscribe(DEAR)
+    hers = await anna.subscribe(DEAR)
     _, end = await bert.consume(await bert.subscribe(), window=5000)
     await bert.publish(phone(400_000), *(phone(number) for number in range(1500)))  # the first takes seconds, and more than a window waits
     await until(lambda: len(end.received) >= 1501, "all events")
-    (slow,) = [one for one in _broker(domain.agents["one"]).subscriptions.all if one.user == "anna"]
+    subscriptions = _broker(domain.agents["one"]).subscriptions
+    (slow,) = [one for one in subscriptions.all if one.user == "anna"]
     assert slow.waiting > 0
     assert slow.dropped > 0
+    assert subscriptions.owed.count == slow.waiting
+    await anna.call("unsubscribe", {"id": hers["id"]})
+    await until(lambda: not subscriptions.owed.count, "nobody waits for what was hers")
 
 
 @on("one", "two", **{"sandbox.seconds": 0.2})

@@ -92,11 +92,6 @@ class Sandbox:
             self._turns.append(job.owner)
         self._dispatch()
 
-    @property
-    def busy(self) -> bool:
-        """Whether anybody waits for an answer."""
-        return bool(self._waiting or self._busy)
-
     def warm(self) -> None:
         """Have a process ready: somebody has subscribed with a filter that will need one."""
         if not self._workers and not self._closed:

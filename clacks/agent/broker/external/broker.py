@@ -151,7 +151,7 @@ class ExternalBroker:
                     self._answer,
                     self._reject,
                     self._nodes,
-                    self.subscriptions.sandbox,
+                    self.subscriptions.owed,
                     verified=verified,
                 )
                 for queue, verified in self._topology.ingress
@@ -219,7 +219,7 @@ class ExternalBroker:
         for one in sources:
             one.stop()
         end = self._loop.time() + timeout
-        while (any(one.under_way for one in sources) or self.subscriptions.sandbox.busy) and self._loop.time() < end:
+        while (any(one.under_way for one in sources) or self.subscriptions.owed.count) and self._loop.time() < end:
             await asyncio.sleep(0.02)
         for one in sources:
             one.leave()
@@ -330,7 +330,8 @@ class ExternalBroker:
         self.subscriptions.clear()
 
     def _made(self, known: Known) -> DomainSubscription:
-        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), self.subscriptions.sandbox, self._exceeded)
+        sandbox, owed = self.subscriptions.sandbox, self.subscriptions.owed
+        one = DomainSubscription(known.id, known.user, known.queue, terms_of(known), sandbox, owed, self._exceeded)
         one.outlets, one.suspension = self._outlets, known.suspended
         one.stay = self.topology.stay(known.max_age, known.lease)
         return one

@@ -34,11 +34,11 @@ from ....amqp import (
 from ....common.brokers import Broker, Feature
 from ....common.errors import ClacksError
 from ...intake import Intake, Lane
-from ...sandbox import Sandbox
 from ..conditions import as_outcome
 from ..envelope import incoming_event
 from .names import ANSWER, TOKEN
 from .outlets import Fate, Sent
+from .subscription import Owed
 from .topology import Topology
 
 # Events of one queue that are asked for at a time: enough for some milliseconds of the broker's.
@@ -52,8 +52,8 @@ MOST_BYTES: Final = 32 * 2**20
 # next one. And how often it looks whether what it has in hand is settled.
 KEPT_SECONDS: Final = 2.0
 GIVING_WAY: Final = 0.005
-# How long it stands still for filters that are being asked about what came from there, which nothing is to overtake, in seconds; and how
-# often it tries that before it gives way all the same: somebody may keep the sandbox busy for good.
+# How long it stands still for what was settled before filters had decided about it, which nothing is to overtake, in seconds; and how often
+# it tries that before it gives way all the same: somebody's filter may always be asked about something.
 DECIDING_SECONDS: Final = 0.5
 DECIDING_TIMES: Final = 15
 # Pause before what the bus could not take is tried again, in seconds.
@@ -88,16 +88,16 @@ class Ingress:
         answer: Answer,
         reject: Callable[[bytes, ClacksError, Sent], None],
         nodes: Callable[[], Iterable[str]],
-        sandbox: Sandbox,
+        owed: Owed,
         *,
         verified: bool = True,
     ) -> None:
         """`answer(user, queue, token, error)` tells a publisher who asked; `reject` puts aside what was refused; `nodes` are the agents
-        that take events; `sandbox` decides about those that are settled before. If it is not `verified` who has sent what comes here, all
-        of it is refused."""
+        that take events; `owed` counts what was settled before a subscriber's queue had it. If it is not `verified` who has sent what comes
+        here, all of it is refused."""
         self.queue, self.verified = queue, verified
         self.taken = 0
-        self._node, self._intake, self._topology, self._nodes, self._sandbox = node, intake, topology, nodes, sandbox
+        self._node, self._intake, self._topology, self._nodes, self._owed = node, intake, topology, nodes, owed
         self._may_take, self._answer, self._reject = may_take, answer, reject
         self._lane = Lane()
         self._held: deque[tuple[int, bytes]] = deque()
@@ -145,12 +145,12 @@ class Ingress:
             while link.alive and link.unsettled:
                 await asyncio.sleep(GIVING_WAY)
             end = asyncio.get_running_loop().time() + DECIDING_SECONDS
-            while link.alive and self._sandbox.busy and asyncio.get_running_loop().time() < end:
+            while link.alive and self._owed.count and asyncio.get_running_loop().time() < end:
                 await asyncio.sleep(GIVING_WAY)
             if not link.alive or link is not self._link:
                 return
             self._tried += 1
-            if self._sandbox.busy and self._tried < DECIDING_TIMES:
+            if self._owed.count and self._tried < DECIDING_TIMES:
                 link.window = WINDOW
                 return
             self._tried = 0

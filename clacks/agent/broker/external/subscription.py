@@ -26,19 +26,34 @@ WAITING_BYTES: Final = 16 * 2**20
 
 
 class Waiting(NamedTuple):
-    """A message that cannot go yet; `question` is what the sandbox is to be asked first, if anything; `done` is None if it counts as handed
-    over."""
+    """A message that cannot go yet; `question` is what the sandbox is to be asked first, if anything; `over`: it counts as handed over."""
 
     encoded: bytes
     question: Incoming | None
-    done: Sent | None
+    done: Sent
+    over: bool
+
+
+class Owed:
+    """How many messages count as handed over and are not with the broker yet: nothing should overtake them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def one(self) -> Sent:
+        """One more; what is answered is called when it is settled."""
+        self.count += 1
+        return self._settled
+
+    def _settled(self, fate: Fate) -> None:
+        self.count -= 1
 
 
 class DomainSubscription:
     """Everything up to the broker's queue; what happens in it is the broker's matter."""
 
     def __init__(
-        self, id: str, user: str, queue: str, terms: Terms, sandbox: Sandbox,  # noqa: A002
+        self, id: str, user: str, queue: str, terms: Terms, sandbox: Sandbox, owed: Owed,  # noqa: A002
         on_exceeded: Callable[[DomainSubscription, str], None],
     ) -> None:  # fmt: skip
         """`on_exceeded(self, reason)` is called when its filter costs too much. Nothing is decided then until something follows from it."""
@@ -51,7 +66,7 @@ class DomainSubscription:
         self.delivered = 0
         self.expired = 0
         self.filter_errors = 0
-        self._sandbox, self._on_exceeded = sandbox, on_exceeded
+        self._sandbox, self._owed, self._on_exceeded = sandbox, owed, on_exceeded
         self.waiting_bytes = 0
         self.dropped = 0
         self._waiting: deque[Waiting] = deque()
@@ -80,7 +95,7 @@ class DomainSubscription:
             self._send(encoded, done)
             return
         over = not self.terms.durable and (question is not None or bool(self._waiting))
-        self._waiting.append(Waiting(encoded, question, None if over else done))
+        self._waiting.append(Waiting(encoded, question, self._owed.one() if over else done, over))
         self.waiting_bytes += len(encoded)
         self.pump()
         if over:
@@ -93,8 +108,7 @@ class DomainSubscription:
         self.dropped += 1
         self._forget_job()
         one = self._next()
-        if one.done is not None:
-            one.done(Fate.STORED)
+        one.done(Fate.STORED)
         self.pump()
 
     def _next(self) -> Waiting:
@@ -105,14 +119,14 @@ class DomainSubscription:
     def pump(self) -> None:
         """Send what waits, as far as it is decided about."""
         while self._waiting and self.outlets is not None and self._strikes < STRIKES:
-            encoded, question, done = self._waiting[0]
+            encoded, question, done, _ = self._waiting[0]
             if question is not None:
                 if self._job is None:
                     self._job = Job(self.user, self.terms.filters, question.body, question.properties, self._decided)
                     self._sandbox.submit(self._job)
                 return
             self._next()
-            self._send(encoded, done or _nobody)
+            self._send(encoded, done)
 
     def _send(self, encoded: bytes, done: Sent) -> None:
         assert self.outlets is not None
@@ -133,7 +147,7 @@ class DomainSubscription:
         if answer.matched:
             self._waiting.appendleft(one._replace(question=None))
             self.waiting_bytes += len(one.encoded)
-        elif one.done is not None:
+        else:
             one.done(Fate.STORED)
         self.pump()
 
@@ -151,19 +165,18 @@ class DomainSubscription:
     def disconnect(self) -> None:
         """The connection is gone: what does not count as handed over comes again from where it came."""
         self.outlets = None
-        if self._waiting and self._waiting[0].done is not None:
+        if self._waiting and not self._waiting[0].over:
             self._forget_job()
-        waiting, self._waiting = self._waiting, deque(one for one in self._waiting if one.done is None)
+        waiting, self._waiting = self._waiting, deque(one for one in self._waiting if one.over)
         self.waiting_bytes = sum(len(one.encoded) for one in self._waiting)
         for one in waiting:
-            if one.done is not None:
+            if not one.over:
                 one.done(Fate.LOST)
 
     def end(self) -> None:
         """It is over: nobody waits for what waits here."""
         for one in self._release():
-            if one.done is not None:
-                one.done(Fate.NO_QUEUE)
+            one.done(Fate.NO_QUEUE)
 
     def succeed(self, former: DomainSubscription) -> None:
         """Go on in the place of a subscription whose terms have changed: what waits for its filter's answer is asked anew."""
@@ -191,7 +204,3 @@ def _undecided(encoded: bytes) -> bytes:
     return header(None if ttl is None else ttl / 1000, durable=message.header.durable) + annotate(
         message.bare, {**message.annotations, UNDECIDED: True}
     )
-
-
-def _nobody(fate: Fate) -> None:
-    """Whoever sent it was answered before."""

@@ -10,7 +10,7 @@ from ...sandbox import Sandbox
 from ..subscription import Counts
 from ..terms import compiled
 from .outlets import Outlets
-from .subscription import DomainSubscription
+from .subscription import DomainSubscription, Owed
 
 log = logging.getLogger("clacks.broker")
 
@@ -19,7 +19,7 @@ class DomainSubscriptions:
     """All of them, by id; what a user may not see at present is not in the bus."""
 
     def __init__(self, bus: Bus, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
+        self.sandbox, self.owed = sandbox, Owed()
         self.bus = bus
         self._by_id: dict[str, DomainSubscription] = {}
         self._indexed: set[DomainSubscription] = set()
@@ -86,6 +86,7 @@ class DomainSubscriptions:
         for one in self.all:
             self._unindex(one)
             one.disconnect()
+            one.end()
             self._gone += one.counts
         self._by_id.clear()
 
