@@ -99,6 +99,8 @@ class CommandQueue:
         return len(self._tasks)
 
     def message(self, link: Receiver, number: int, encoded: bytes, settled: bool) -> None:
+        if self._left:  # what was on its way goes to another agent too, and is not begun here
+            return
         task = asyncio.get_running_loop().create_task(self._run(link, number, encoded))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
