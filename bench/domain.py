@@ -508,7 +508,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
         stack.enter_context(bed.server)
         try:
             work = measure_costs if arguments.costs else measure
-            return f"{bed.name} {bed.server.version}", runner.run(work(arguments, bed, stack))
+            return f"{bed.server.name} {bed.server.version}", runner.run(work(arguments, bed, stack))
         finally:
             gc.enable()
 

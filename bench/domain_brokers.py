@@ -25,8 +25,6 @@ BARE: Final = "bench.bare"
 class Bed(Protocol):
     """A broker with what a domain wants of it. `durable`: whether messages for a kind of queue have to say that they are to be kept."""
 
-    name: str
-
     @property
     def server(self) -> Any: ...
 
@@ -37,8 +35,6 @@ class Bed(Protocol):
 
 
 class OnRabbitMQ:
-    name: Final = "RabbitMQ"
-
     def __init__(self, domain: str, matching: Sequence[int]) -> None:
         self.server = RabbitMQ()
 
@@ -64,8 +60,6 @@ class OnRabbitMQ:
 
 
 class OnActiveMQ:
-    name: Final = "ActiveMQ"
-
     def __init__(self, domain: str, matching: Sequence[int]) -> None:
         """With more memory and the compiler that a broker has which stays."""
 

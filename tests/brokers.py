@@ -28,7 +28,6 @@ SUITE: Final = os.environ.get("CLACKS_TESTS_RABBITMQ_SUITE", "trixie")
 WANTED: Final = r"rabbitmq-server|erlang-.*|lib(c6|stdc\+\+6|gcc-s1|ssl3.*|systemd0|tinfo6|cap2|zstd1)|zlib1g"
 PROGRAMS: Final = ("beam.smp", "epmd", "erl_call", "erl_child_setup", "erlexec", "escript", "heart", "inet_gethost")
 
-STOP_SECONDS: Final = 30.0
 ALL: Final = (".*", ".*", ".*")
 
 

@@ -201,6 +201,7 @@ async def test_many_large_events_wait_their_turn_and_keep_their_order(domain: Do
     # An agent that a busy machine does not let work for ten seconds is taken for one that hangs, and what it had comes again.
     await until(lambda: len(set(numbers(end))) == 120, "all of them")
     assert list(dict.fromkeys(numbers(end))) == list(range(120))
+    assert len(end.received) == 120 or any(_broker(agent)._uplink.reconnects for agent in domain.agents.values())
 
 
 @on("one")
@@ -1128,8 +1129,8 @@ def test_subscriptions_come_and_go_while_agents_do(
         async def no_other() -> bool:
             return set(await queues_with(domain.broker, domain.name, "sub.")) <= queues
 
-        # One that an agent had made when it stopped, and nobody knows of, goes when nobody has used it for its lease and a minute.
-        await eventually(no_other, "the broker has no other queues", 3 * PATIENCE)
+        # In less than the lease and a minute after which the broker deletes by itself what nobody uses.
+        await eventually(no_other, "the broker has no other queues", 2 * PATIENCE)
         assert all({one.id for one in _broker(agent).subscriptions.all} == set(kept) for agent in domain.agents.values())
         renewing.cancel()
 
