@@ -45,7 +45,7 @@ from clacks.amqp import (
 from clacks.amqp import connection as connections
 from clacks.amqp.codec import UInt
 from clacks.amqp.engine import lib
-from clacks.amqp.link import OUTPUT_LIMIT
+from clacks.amqp.link import FEWEST, FIRST, OUTPUT_LIMIT
 from clacks.amqp.sasl import SASL_HEADER
 from frames import ByHand
 from support import End, resident, run, until
@@ -376,6 +376,40 @@ async def test_no_more_than_the_credit_and_topped_up_at_half() -> None:
         received.window = 2
         await until(lambda: link.sendable, "credit again")
         assert end.credits >= 2
+        await closed(connection)
+
+
+@run
+async def test_a_link_of_ours_asks_for_as_much_as_its_session_has_room_for() -> None:
+    """A peer may put all that it has credit for into its own memory, whatever the session's window says."""
+    server = Server()
+    async with serving(server) as listener:
+        connection = await dialled(listener, session_capacity=100_000)
+        receiver = await connection.attach_receiver(Terminus("x"))
+        receiver.handler = end = End()
+        receiver.window = 1000
+        sender = server.links[0]
+        assert isinstance(sender, Sender)
+
+        async def send(size: int, count: int) -> None:
+            before = len(end.received)
+            for number in range(count):
+                await until(lambda: sender.sendable, "credit")
+                sender.send(b"x" * size)
+                await until(lambda number=number: len(end.received) == before + number + 1, "it has come")  # type: ignore[misc]
+
+        await until(lambda: sender.credit == FIRST, "nothing is known of what comes")
+        await send(10, FIRST // 2)
+        await until(lambda: sender.credit == 1000, "they are small")
+        await send(10_000, 500)
+        await until(lambda: sender.credit == 500, "credit that was given stays")
+        await send(10_000, 496)
+        await until(lambda: sender.credit == 9, "they are large")
+        await send(60_000, 9)
+        await until(lambda: FEWEST // 2 <= sender.credit <= FEWEST, "some are always on their way")
+        receiver.window = 2
+        await send(10, 2)
+        await until(lambda: sender.credit == 2, "no more than the window")
         await closed(connection)
 
 

@@ -51,6 +51,11 @@ UNFINISHED_FACTOR: Final = 16
 # Deliveries that a peer may have without settling them. Each costs some 300 bytes in the engine; no client library grants more credit.
 UNSETTLED_LIMIT: Final = 10_000
 
+# Credit of a link of ours before anything has come; and with messages so large that the session has room for fewer, which some are then
+# on their way while others are read.
+FIRST: Final = 32
+FEWEST: Final = 4
+
 _recv, _advance, _settled, _settle = lib.pn_link_recv, lib.pn_link_advance, lib.pn_delivery_settled, lib.pn_delivery_settle
 _delivery, _send, _unpack, _credit = lib.pn_delivery, lib.pn_link_send, ffi.unpack, lib.pn_link_credit
 _readable, _partial = lib.pn_delivery_readable, lib.pn_delivery_partial
@@ -274,7 +279,11 @@ class Sender(Link):
 
 
 class Receiver(Link):
-    """A link that we receive on. Credit is topped up to `window` whenever half of it is used; a window of 0 stops the peer."""
+    """A link that we receive on. Credit is topped up to `window` whenever half of it is used; a window of 0 stops the peer.
+
+    One that we attach ourselves asks for no more than the session has room for (2.5.6), by the size of what came last, and for FIRST
+    before anything has come: a peer may write all that it has credit for into its memory, where we read slowly, and ActiveMQ does.
+    """
 
     def __init__(self, connection: Connection, pointer: Any) -> None:
         super().__init__(connection, pointer)
@@ -285,8 +294,10 @@ class Receiver(Link):
         self._partial: bytearray | None = None
         self.paused = False
         self._discarded = 0
-        self._window = self._half = 0
+        self._window = self._ahead = self._half = 0
+        self._fitting = FIRST
         self._credit = 0
+        self._measured = self._bytes = 0  # which message the last measurement ended with, and the bytes of those after it
         self._max_size = connection.options.max_message_size
         self._settles_first = True
         self._drained: asyncio.Future[None] | None = None
@@ -298,7 +309,7 @@ class Receiver(Link):
     @window.setter
     def window(self, window: int) -> None:
         self._window = window
-        self._half = window // 2
+        self._ask_for(window)
         if self.alive:
             self._top_up()
 
@@ -403,6 +414,7 @@ class Receiver(Link):
             return
         settled = bool(_settled(delivery))
         _advance(pointer)
+        self._bytes += len(encoded)
         self._numbers = number = self._numbers + 1
         if settled:
             _settle(delivery)
@@ -476,12 +488,26 @@ class Receiver(Link):
             self._top_up()
 
     def _top_up(self) -> None:
-        missing = self._window - self._credit
-        if missing > 0 and self._credit <= self._half and (self._settles_first or len(self._unsettled) < UNSETTLED_LIMIT):
+        if self._credit > self._half:
+            return
+        if self._measured < self._numbers:
+            self._measure()
+        missing = self._ahead - self._credit
+        if missing > 0 and (self._settles_first or len(self._unsettled) < UNSETTLED_LIMIT):
             lib.pn_link_flow(self._pointer, missing)
             self._credit += missing
             if not self.connection.touched:
                 self.connection.touch()
+
+    def _measure(self) -> None:
+        count, self._measured = self._numbers - self._measured, self._numbers
+        size, self._bytes = self._bytes // count + 1, 0
+        self._fitting = max(self.connection.options.session_capacity // size, FEWEST)
+        self._ask_for(self._window)
+
+    def _ask_for(self, window: int) -> None:
+        self._ahead = window if self.attached is None else min(window, self._fitting)
+        self._half = self._ahead // 2
 
     def _open(self) -> None:
         super()._open()
