@@ -524,6 +524,26 @@ def test_the_broker_goes_and_comes_back_with_all_that_was_accepted(activemq: Dom
         asyncio.run(scene(broker))
 
 
+def test_what_waits_in_queues_lies_on_the_disk_and_not_in_the_brokers_memory(activemq: DomainActiveMQ, tmp_path: Path) -> None:
+    """Many times its memory: at the ingress, for a live and for a durable subscription."""
+    count, size = 300, 500_000
+
+    async def scene(broker: DomainActiveMQ) -> None:
+        permit(broker, "anna")
+        async with asyncio.timeout(DEADLINE), Domain(broker, tmp_path) as domain:
+            anna = await domain.guest("anna")
+            await domain.agent("one")
+            queues = [await anna.subscribe(), await anna.subscribe(durable="kept")]
+            for number in range(count):
+                await anna.publish(phone(number).replace(b"<CallerId>", b"<!--" + b"x" * size + b"--><CallerId>"))
+            ends = [(await anna.consume(queue))[1] for queue in queues]
+            await until(lambda: all(len(end.received) >= count for end in ends), "all of them in both", DEADLINE)
+            assert [numbers(end) for end in ends] == [list(range(count))] * 2
+
+    with DomainActiveMQ([new_domain()], heap="64m") as broker:
+        asyncio.run(scene(broker))
+
+
 def test_what_is_sent_while_there_is_no_agent_waits_for_one(activemq: DomainActiveMQ, tmp_path: Path) -> None:
     """Also where the broker knows none since it started, and where its empty queues were gone."""
 

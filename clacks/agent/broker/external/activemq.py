@@ -154,11 +154,10 @@ class ActiveTopology:
         taking = _Emptying()
         try:
             link = await connection.attach_receiver(broker.queue(queue, exclusive=True), handler=taking)
-            while True:
+            taken = -1
+            while taking.taken > taken:  # it gives no more at a time than it has read from its disk
                 taken = taking.taken
                 await link.drain(EMPTIED)
-                if taking.taken - taken < EMPTIED:
-                    break
             link.close()
             if tell:
                 sender = await connection.attach_sender(broker.queue(queue))
