@@ -139,8 +139,9 @@ USAGE: Final = """
 </systemUsage>
 """
 
-# A test's broker lives for seconds: what it would gain by the better compiler costs more.
-QUICK: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+# A test's broker lives for seconds: what it would gain by the better compiler costs more. One that has no memory left would go on with the
+# threads that have not asked for any.
+QUICK: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 
 # The elements of a broker stand in the order of its schema, which is that of the alphabet.
 CONFIGURATION: Final = """\

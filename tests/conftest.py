@@ -223,10 +223,11 @@ def activemq_broker() -> Iterator[ActiveMQ]:
 
 @pytest.fixture(scope="session")
 def activemq() -> Iterator[DomainActiveMQ]:
-    """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`."""
+    """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`. Their empty queues, some forty
+    each, are half of its memory."""
     from domains import new_domain
 
-    with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(80)])) as broker:
+    with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(80)], heap="512m")) as broker:
         yield broker
 
 

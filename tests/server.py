@@ -54,7 +54,12 @@ class BrokerServer(ABC, Generic[A]):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Raises RuntimeError with what the log says if it is gone, and nobody killed it."""
+        gone = bool(self._processes) and self._processes[-1].poll() is not None
+        said = self.log[-8000:]
         self.stop()
+        if gone:
+            raise RuntimeError(f"{self.name} {self.version} has ended by itself:\n{said}")
 
     def url(self, user: str = "admin") -> str:
         password = self._accounts[user].password

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,12 @@ def test_it_dies_with_the_process_that_started_it(kind: Kind, tmp_path: Path) ->
 def test_a_start_that_fails_shows_the_log(kind: Kind) -> None:
     with pytest.raises(RuntimeError, match=kind.said), kind.broker(**kind.wrong):
         pytest.fail("it started")
+
+
+def test_one_that_has_ended_by_itself_shows_the_log(kind: Kind) -> None:
+    with pytest.raises(RuntimeError, match=r"(?si)has ended by itself:\n.*start"), kind.broker() as broker:
+        os.kill(broker.pid, signal.SIGKILL)
+        wait_for(lambda: broker._processes[-1].poll() is not None, "it is gone")
 
 
 def test_where_it_cannot_be_had_the_reason_is_told(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
