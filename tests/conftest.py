@@ -223,8 +223,8 @@ def activemq_broker() -> Iterator[ActiveMQ]:
 
 @pytest.fixture(scope="session")
 def activemq() -> Iterator[DomainActiveMQ]:
-    """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`. Their empty queues, some forty
-    each, are half of its memory."""
+    """As `rabbitmq`: one ActiveMQ as the broker of domains. Whoever needs one takes its name out of `domains`. Their empty
+    queues, some forty each, are half of its memory."""
     from domains import new_domain
 
     with available("ActiveMQ", lambda: DomainActiveMQ([new_domain() for _ in range(80)], heap="512m")) as broker:

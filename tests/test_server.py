@@ -75,9 +75,13 @@ def test_a_start_that_fails_shows_the_log(kind: Kind) -> None:
 
 
 def test_one_that_has_ended_by_itself_shows_the_log(kind: Kind) -> None:
-    with pytest.raises(RuntimeError, match=r"(?si)has ended by itself:\n.*start"), kind.broker() as broker:
-        os.kill(broker.pid, signal.SIGKILL)
-        wait_for(lambda: broker._processes[-1].poll() is not None, "it is gone")
+    def run() -> None:
+        with kind.broker() as broker:
+            os.kill(broker.pid, signal.SIGKILL)
+            wait_for(lambda: broker._processes[-1].poll() is not None, "it is gone")
+
+    with pytest.raises(RuntimeError, match=r"(?si)has ended by itself:\n.*start"):
+        run()
 
 
 def test_where_it_cannot_be_had_the_reason_is_told(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
