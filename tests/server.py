@@ -14,10 +14,15 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Self, TypeVar
 from urllib.parse import quote
+
+# What starts brokers: the kernel takes the end of the thread that has started a process for that of its parent, and tests start some in
+# threads that go with their loop.
+_SPAWNER: Final = ThreadPoolExecutor(1)
 
 START_SECONDS: Final = 120.0  # some seconds on an idle machine
 
@@ -119,10 +124,10 @@ class BrokerServer(ABC, Generic[A]):
     def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Killed by the kernel if this process goes without a word."""
         with (self._folder / "output").open("ab") as output:
-            process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+            process = _SPAWNER.submit(
+                subprocess.Popen, ["setpriv", "--pdeathsig", "KILL", *command],
                 cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+            ).result()  # fmt: skip
         self._processes.append(process)
         return process
 
