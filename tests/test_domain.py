@@ -346,6 +346,18 @@ async def test_a_queue_is_deleted_by_the_next_leader_if_the_first_dies(domain: D
 
 
 @on("one", "two", only="rabbitmq")
+async def test_a_queue_is_deleted_whose_agent_dies_before_it_is_subscribed_with(domain: Domain) -> None:
+    anna, bert = await domain.guest("anna"), await domain.guest("bert")
+    _broker(domain.agents["one"]).control.subscribe = lambda record: asyncio.Event().wait()
+    await anna.ask("subscribe", {"durable": "kept"}, node="one")
+    await until(lambda: queues_of(domain.rabbit, domain.name, "sub."), "the queue is made")
+    assert (await bert.call("subscribe", {"durable": "kept"}, node="two"))["queue"]
+    domain.crash("one")
+    await until(lambda: len(queues_of(domain.rabbit, domain.name, "sub.")) == 1, "the other agent has deleted it")
+    assert (await bert.call("subscribe", {"durable": "kept"}))["queue"] in queues_of(domain.rabbit, domain.name, "sub.bert.")
+
+
+@on("one", "two", only="rabbitmq")
 async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes(domain: Domain) -> None:
     """As with a young quorum queue after a crash: its subscription is in the log, and its owner could never receive again."""
     anna = await domain.guest("anna")

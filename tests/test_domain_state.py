@@ -25,9 +25,12 @@ from clacks.agent.domain import (
     Expired,
     Ignored,
     Left,
+    Making,
     Method,
     NodeCame,
     NodeLeft,
+    QueueComing,
+    QueueUnused,
     Ready,
     Record,
     Refused,
@@ -76,6 +79,8 @@ class Process:
     mute: bool = False
     ended: bool = False
     index: dict[str, Subscription] = field(default_factory=dict)
+    making: dict[str, Subscribed] = field(default_factory=dict)  # what it writes when it has made the queue
+    made: list[Subscribed] = field(default_factory=list)
     pending: dict[str, tuple[int, float]] = field(default_factory=dict)
     outbox: list[bytes] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
@@ -114,6 +119,8 @@ class World:
         self.renewals: dict[str, float] = {}
         self.bases: list[int] = [-1]
         self.parts: dict[tuple[str, int, int], set[int]] = {}
+        self.queues: set[str] = set()  # those that have been made
+        self.unused: set[str] = set()  # those that whoever leads deletes
         self.trace: list[str] = []
         self.count = 0
 
@@ -146,7 +153,12 @@ class World:
         for change in changes:
             if isinstance(change, SubscriptionAdded):
                 self.renewals[change.subscription.id] = self.time
-            elif isinstance(change, SubscriptionRemoved) and change.reason == "lease":
+                assert change.subscription.queue not in self.unused, f"{change.subscription} has a queue that is deleted"
+            elif isinstance(change, QueueUnused):
+                self.unused.add(change.queue)
+            if isinstance(change, SubscriptionRemoved):
+                self.unused.add(change.subscription.queue)
+            if isinstance(change, SubscriptionRemoved) and change.reason == "lease":
                 gone = change.subscription
                 passed = self.time - self.renewals[gone.id]
                 assert passed >= gone.lease, f"{gone} was renewed {passed:.2f} s ago and lost its lease of {gone.lease} s"
@@ -198,6 +210,8 @@ class World:
         if process.ended or process.hung:
             return
         domain, now = process.domain, process.clock(self.time)
+        process.outbox += [encode(replace(record, by=domain.by())) for record in process.made]
+        process.made = []
         if not process.deaf and not self._read(process, now, reads):
             return
         self._answer(process, now)
@@ -253,6 +267,9 @@ class World:
                 self._pend(process, one.id, offset, now)
             elif isinstance(change, SubscriptionRemoved):
                 assert index.pop(change.subscription.id) is change.subscription
+            elif isinstance(change, QueueComing) and change.queue in process.making:
+                self.queues.add(change.queue)
+                process.made.append(process.making.pop(change.queue))
             elif isinstance(change, SubscriptionTaken):
                 self._pend(process, change.asked, offset, now)
             elif isinstance(change, SubscriptionChanged):
@@ -285,7 +302,11 @@ class World:
         self.count += 1
         filters = more.pop("filters", (f"/f:{user}",))
         record = Subscribed(process.domain.by(), id, user, f"queue-{id}", filters, lease=lease, **more)
-        process.outbox.append(encode(record))
+        if record.made:
+            process.making[record.queue] = record
+            process.outbox.append(encode(Making(process.domain.by(), record.queue)))
+        else:
+            process.outbox.append(encode(record))
         self.clients[id] = Client(id, lease, renewed_at=self.time)
         self.say(f"{user} subscribes {id} {more or ''}")
         return id
@@ -359,6 +380,8 @@ class World:
         orphans = [one.id for one in self.clients.values() if not one.alive and one.id in there and there[one.id].lease]
         assert not orphans, f"still there after {bound:.1f} s: {orphans}"
         assert kept <= there.keys(), f"lost: {kept - there.keys()}"
+        leaked = self.queues - self.unused - {one.queue for one in there.values()}
+        assert not leaked, f"nobody deletes {leaked}"
         now = {process.name: process.clock(self.time) for process in self.alive}
         for process in self.alive:
             assert process.domain.ready, f"{process.name} has not joined"
@@ -415,6 +438,7 @@ class Schedule:
             self.world.subscribe(
                 one, "u", self.chance.choice((0.0, 20.0)), name=self.chance.choice("mn"), replace=self.chance.random() < 0.5,
                 shared=self.chance.random() < 0.5, filters=self.chance.choice((("/f:u",), ("/f:u", "/f:v"))),
+                made=self.chance.random() < 0.7,
             )  # fmt: skip
 
     def unsubscribe(self) -> None:
@@ -582,6 +606,13 @@ class Machine(RuleBasedStateMachine):
             self.world.subscribe(one, user, lease, name=name, limit=20)
             self.world.turn(one, 0)
 
+    @rule(number=process, name=st.sampled_from("nm"))
+    def durable(self, number: int, name: str) -> None:
+        one = self.one(number)
+        if one is not None and one.domain.ready:
+            self.world.subscribe(one, "u", 0.0, name=name, made=True)
+            self.world.turn(one, 0)
+
     @rule(number=process, which=st.integers(0, 9))
     def suspend(self, number: int, which: int) -> None:
         one = self.one(number)
@@ -671,8 +702,9 @@ records = st.one_of(
     st.builds(Left, bys, texts, whole, st.integers(-1, 9)),
     st.builds(
         Subscribed, bys, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts, texts, texts, st.booleans(), numbers, whole,
-        st.booleans(),
+        st.booleans(), st.floats(0, 1e9), st.booleans(),
     ),
+    st.builds(Making, bys, texts),
     st.builds(Unsubscribed, bys, texts, texts),
     st.builds(Suspended, bys, texts, st.lists(texts, max_size=3).map(tuple), texts),
     st.builds(Renewed, bys, st.lists(texts).map(tuple)),
@@ -877,6 +909,31 @@ def test_a_record_that_is_stored_again_brings_nothing_back() -> None:
     log.add(Unsubscribed(log.by(), "1"))
     assert log.add(record) == [Ignored(record.by, "repeated")]
     assert len(log.state.subscriptions) == 0
+
+
+def test_a_queue_that_its_maker_did_not_subscribe_with_is_unused_and_stays_so() -> None:
+    log = Log()
+    log.add(Announced(log.by(), -1))
+    assert log.add(Making(log.by(), "q")) == [QueueComing("q")]
+    assert log.add(Left(log.by("b"), "a", 1, 0)) == [NodeLeft("a", 1, "silent"), QueueUnused("q")]
+    log.add(Announced(log.by(), -1))  # it was not gone, or the broker has kept that back
+    record = Subscribed(log.by(), "1", "u", "q", name="n", made=True)
+    assert log.add(record) == [Refused("1", "late", record.by), QueueUnused("q")]
+    log.add(Making(log.by(), "r"))
+    assert log.add(Announced(log.by("a", 2), -1))[:2] == [NodeLeft("a", 1, "superseded"), QueueUnused("r")]
+    assert log.add(Making(stale := log.by("c"), "s")) == [Ignored(stale, "stale")]
+
+
+def test_of_two_queues_for_one_name_the_second_is_unused() -> None:
+    log = Log()
+    for node in "ab":
+        log.add(Announced(log.by(node), -1))
+        log.add(Making(log.by(node), f"q-{node}"))
+    (added,) = log.add(Subscribed(log.by("a"), "1", "u", "q-a", name="n", made=True))
+    assert isinstance(added, SubscriptionAdded)
+    again = log.add(Subscribed(log.by("b"), "2", "u", "q-b", name="n", made=True))
+    assert again == [SubscriptionTaken(added.subscription, "2"), QueueUnused("q-b")]
+    assert not any(member.making for member in log.state.members.values())
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(0, 5))

@@ -50,9 +50,24 @@ class SubscriptionSuspended:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueComing:
+    """An agent may make this queue now: should it go before somebody has subscribed with it, the queue is unused."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUnused:
+    """This queue has been made, or may have been, and no subscription has it."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """What `by` wrote about a subscription has no effect: "limit", "name-taken" (by a durable one with other filters), "kind" (that
-    one has another `why`: durability or sharing), "suspended" (that one is, for the reason `why`), "id-taken" or "unknown"."""
+    one has another `why`: durability or sharing), "suspended" (that one is, for the reason `why`), "late" (its queue is unused since),
+    "id-taken" or "unknown"."""
 
     id: str
     reason: str
@@ -107,6 +122,8 @@ Change = (
     | SubscriptionTaken
     | SubscriptionChanged
     | SubscriptionSuspended
+    | QueueComing
+    | QueueUnused
     | Refused
     | NodeCame
     | NodeLeft

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .records import Announced, By, Method
@@ -67,7 +67,7 @@ class Writers:
 @dataclass(slots=True)
 class Member:
     """A process that has announced itself. One that is superseded by a later process of its node stays until it is known to have stopped:
-    it may have a lease. `heard` is the offset of its last heartbeat."""
+    it may have a lease. `heard` is the offset of its last heartbeat, `making` are queues that it is making for subscriptions."""
 
     node: str
     incarnation: int
@@ -78,6 +78,7 @@ class Member:
     workers: int = 0
     snapshot: int = -1
     superseded: bool = False
+    making: set[str] = field(default_factory=set)
     methods: tuple[Method, ...] = ()
     offers: Mapping[tuple[str, str], Mapping[str, Any]] | None = None
 
@@ -107,11 +108,12 @@ class Member:
         """The arguments of `from_row`."""
         return (
             self.node, self.incarnation, self.heard, self.applied, self.load, self.latency, self.workers, self.snapshot, self.superseded,
-            [tuple(method) for method in self.methods],
+            [tuple(method) for method in self.methods], sorted(self.making),
         )  # fmt: skip
 
     @classmethod
     def from_row(cls, *row: Any) -> Member:
         member = cls(*row[:9])
         member.serve(tuple(Method(target, name, extra) for target, name, extra in row[9]))
+        member.making.update(row[10])
         return member

@@ -57,10 +57,19 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Making:
+    """The writer is about to make a queue, for a subscription that it will write. The queue is nobody's until then."""
+
+    by: By
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribed:
     """`limit` is how many subscriptions without a lease the user may have (0: any number), as the writer is configured: whatever the others
     are, all decide alike. `name` is "" unless the subscription is durable; `lease` in seconds, 0 for none. With `replace`, a durable
-    subscription of the same name may have had other filters. `max_age` is how many seconds an event stays, 0 for any time."""
+    subscription of the same name may have had other filters. `max_age` is how many seconds an event stays, 0 for any time. `made`: the
+    writer has written before that it makes the queue, and has not been taken for gone since, or the record means nothing."""
 
     by: By
     id: str
@@ -75,6 +84,7 @@ class Subscribed:
     limit: int = 0
     replace: bool = False
     max_age: float = 0.0
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +143,11 @@ class Snapshot:
     lines: str = ""
 
 
-Record = Announced | Left | Subscribed | Unsubscribed | Suspended | Renewed | Expired | SnapshotWanted | Snapshot
+Record = Announced | Left | Making | Subscribed | Unsubscribed | Suspended | Renewed | Expired | SnapshotWanted | Snapshot
 
 _KINDS: Final[dict[str, type[Record]]] = {
-    kind.__name__: kind for kind in (Announced, Left, Subscribed, Unsubscribed, Suspended, Renewed, Expired, SnapshotWanted, Snapshot)
+    kind.__name__: kind
+    for kind in (Announced, Left, Making, Subscribed, Unsubscribed, Suspended, Renewed, Expired, SnapshotWanted, Snapshot)
 }
 
 

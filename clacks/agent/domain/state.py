@@ -18,6 +18,8 @@ from .changes import (
     MethodsChanged,
     NodeCame,
     NodeLeft,
+    QueueComing,
+    QueueUnused,
     Refused,
     SubscriptionAdded,
     SubscriptionChanged,
@@ -26,7 +28,7 @@ from .changes import (
     SubscriptionTaken,
 )
 from .members import Member, Writers
-from .records import Announced, Expired, Left, Record, Renewed, Subscribed, Suspended, Unsubscribed
+from .records import Announced, Expired, Left, Making, Record, Renewed, Subscribed, Suspended, Unsubscribed
 from .subscriptions import Subscription, Subscriptions
 
 
@@ -41,6 +43,7 @@ class State:
         self._handlers: dict[type, Callable[[int, Any], list[Change]]] = {
             Announced: self._announced,
             Left: self._left,
+            Making: self._making,
             Subscribed: self._subscribed,
             Unsubscribed: self._unsubscribed,
             Suspended: self._suspended,
@@ -84,10 +87,12 @@ class State:
 
     def _supersede(self, node: str) -> list[Change]:
         """The other processes of the node: the writers' table lets no older one announce itself."""
-        older = [member for member in self.members.values() if member.node == node and not member.superseded]
-        for member in older:
-            member.superseded = True
-        return [NodeLeft(node, member.incarnation, "superseded") for member in older]
+        changes: list[Change] = []
+        for member in self.members.values():
+            if member.node == node and not member.superseded:
+                member.superseded = True
+                changes += [NodeLeft(node, member.incarnation, "superseded"), *_unused(member)]
+        return changes
 
     def _left(self, offset: int, record: Left) -> list[Change]:
         key = record.node, record.incarnation
@@ -97,40 +102,59 @@ class State:
             return [Ignored(record.by, "stale")]
         del self.members[key]
         self.writers.forget({node for node, _ in self.members}, offset)
-        return [] if member.superseded else [NodeLeft(record.node, record.incarnation, "left" if itself else "silent")]
+        if member.superseded:
+            return []
+        return [NodeLeft(record.node, record.incarnation, "left" if itself else "silent"), *_unused(member)]
 
     # --- subscriptions ---
 
+    def _making(self, offset: int, record: Making) -> list[Change]:
+        member = self.members.get(record.by[:2])
+        if member is None:
+            return [Ignored(record.by, "stale")]
+        member.making.add(record.queue)
+        return [QueueComing(record.queue)]
+
     def _subscribed(self, offset: int, record: Subscribed) -> list[Change]:
+        if not record.made:
+            return [self._decided(offset, record)]
+        member = self.members.get(record.by[:2])
+        if member is None or record.queue not in member.making:
+            return [Refused(record.id, "late", record.by), QueueUnused(record.queue)]
+        member.making.remove(record.queue)
+        change = self._decided(offset, record)
+        return [change] if isinstance(change, SubscriptionAdded) else [change, QueueUnused(record.queue)]
+
+    def _decided(self, offset: int, record: Subscribed) -> Change:
         table = self.subscriptions
         there = table.named(record.user, record.name)
         if there is not None:
             return self._again(offset, record, there)
         if record.id in table.by_id:
-            return [Refused(record.id, "id-taken", record.by)]
+            return Refused(record.id, "id-taken", record.by)
         if record.limit and sum(not one.lease for one in table.of(record.user)) >= record.limit:
-            return [Refused(record.id, "limit", record.by)]
+            return Refused(record.id, "limit", record.by)
         made = _subscription(record, record.id, record.queue, offset)
         table.add(made)
-        return [SubscriptionAdded(made)]
+        return SubscriptionAdded(made)
 
-    def _again(self, offset: int, record: Subscribed, there: Subscription) -> list[Change]:
+    def _again(self, offset: int, record: Subscribed, there: Subscription) -> Change:
         made = _subscription(record, there.id, there.queue, offset)
         kind = _kind_differs(made, there)
         if kind:
-            return [Refused(record.id, "kind", record.by, kind)]
+            return Refused(record.id, "kind", record.by, kind)
         same = made.asks_for == there.asks_for
         # Other filters than suspended ones take nothing from anybody, so they need not say that they replace them.
         replaces = record.replace or (there.suspended and made.filters != there.filters)
         if there.suspended and not replaces:
-            return [Refused(record.id, "suspended", record.by, there.suspended)]
+            return Refused(record.id, "suspended", record.by, there.suspended)
         if not (same or replaces):
-            return [Refused(record.id, "name-taken", record.by)]
+            return Refused(record.id, "name-taken", record.by)
         if same and made.lease == there.lease and not there.suspended:
             there.renewed = offset
-            return [SubscriptionTaken(there, record.id)]
+            return SubscriptionTaken(there, record.id)
         self.subscriptions.add(made)
-        return [SubscriptionChanged(there, made, record.id)]
+        return SubscriptionChanged(there, made, record.id)
 
     def _unsubscribed(self, offset: int, record: Unsubscribed) -> list[Change]:
         one = self.subscriptions.remove(record.id)
@@ -167,6 +191,12 @@ class State:
                 self.subscriptions.remove(id)
                 changes.append(SubscriptionRemoved(one, "lease"))
         return changes or [Ignored(record.by, "stale")]
+
+
+def _unused(member: Member) -> list[Change]:
+    """What a member that has gone was making: whatever it still writes about it counts no more."""
+    queues, member.making = sorted(member.making), set()
+    return [QueueUnused(queue) for queue in queues]
 
 
 def _kind_differs(one: Subscription, other: Subscription) -> str:

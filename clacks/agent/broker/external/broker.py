@@ -31,6 +31,7 @@ from ...domain import (
     Change,
     Method,
     NodeLeft,
+    QueueUnused,
     Ready,
     SubscriptionAdded,
     SubscriptionChanged,
@@ -305,6 +306,8 @@ class ExternalBroker:
             self.subscriptions.remove(change.subscription.id)
             self._ended[change.subscription.queue] = _Ended(now() + DELETING)
             self.ends.note(change, now() + DELETING)
+        elif isinstance(change, QueueUnused):
+            self._ended[change.queue] = _Ended(now() + DELETING)
         elif isinstance(change, NodeLeft):
             self._left(change)
         elif isinstance(change, Superseded):

@@ -21,7 +21,9 @@ from ...domain import (
     Announced,
     Change,
     Domain,
+    Making,
     Method,
+    QueueComing,
     Record,
     Refused,
     Renewed,
@@ -119,6 +121,11 @@ class Control:
         if not isinstance(change, Refused):
             await self._reached(offset)
         return change
+
+    async def making(self, queue: str) -> None:
+        """Write that a queue is about to be made here, and wait until the log has it: should this agent go before it has written the
+        subscription, whoever leads deletes the queue. Raises ClacksError bus-overloaded if the broker cannot be reached."""
+        await self._written(Making(self.domain.by(), queue), queue)
 
     async def unsubscribe(self, id: str, reason: str) -> Change:  # noqa: A002
         """Write it, and wait until the log has it: whoever subscribes under the same name after that gets another subscription. Raises
@@ -247,6 +254,8 @@ class Control:
             asked = change.asked
         elif isinstance(change, Refused):
             asked = change.id
+        elif isinstance(change, QueueComing):
+            asked = change.queue
         elif isinstance(change, Superseded):
             self._superseded()
         future = self._asked.get(asked)

@@ -60,17 +60,18 @@ class Services:
         kind = f"{'durable' if durable else 'shared'}.{name}.{given}" if name else given
         queue = broker.topology.spelled(subscription_queue(broker.domain, user, kind))
         declared = broker.control.domain.named(user, name) is None
+        made = declared and bool(durable) and broker.topology.deletes  # the broker deletes what is not durable, if nobody uses it
+        if made:
+            await broker.control.making(queue)
         if declared:  # before anything is routed to it
             await broker.topology.make(queue, queue_terms)
         by = broker.control.domain.by()
         record = Subscribed(
             by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
             bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
-            age or 0.0,
+            age or 0.0, made,
         )  # fmt: skip
         change = await broker.control.subscribe(record)
-        if declared and not isinstance(change, SubscriptionAdded):
-            await broker.topology.delete(queue)
         if isinstance(change, Refused):
             raise self._refused(change, record)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
@@ -100,6 +101,8 @@ class Services:
             return ClacksError("subscription-other", name=name, what=change.why)
         if change.reason == "suspended":
             return ClacksError("filter-suspended", reason=change.why)
+        if change.reason == "late":
+            return ClacksError("bus-overloaded")
         return ClacksError("internal", reason=f"the subscription was refused: {change.reason}")
 
     def _queue_terms(self, durable: bool, shared: bool, loses: bool, max_age: float | None, max_bytes: int | None) -> QueueTerms:
