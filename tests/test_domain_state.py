@@ -52,7 +52,7 @@ from clacks.agent.domain import (
     encode,
 )
 from clacks.agent.domain.leases import BATCH, Leases
-from clacks.agent.domain.members import WINDOW, Writer
+from clacks.agent.domain.members import WINDOW, Member, Writer
 from clacks.agent.domain.state import State
 from clacks.common.errors import ClacksError
 
@@ -922,6 +922,14 @@ def test_a_queue_that_its_maker_did_not_subscribe_with_is_unused_and_stays_so() 
     log.add(Making(log.by(), "r"))
     assert log.add(Announced(log.by("a", 2), -1))[:2] == [NodeLeft("a", 1, "superseded"), QueueUnused("r")]
     assert log.add(Making(stale := log.by("c"), "s")) == [Ignored(stale, "stale")]
+
+
+def test_a_member_is_read_from_its_row_also_from_that_of_an_earlier_version() -> None:
+    member = Member("a", 1, making={"q"})
+    member.serve(METHODS)
+    assert Member.from_row(*member.row()) == member
+    member.making.clear()
+    assert Member.from_row(*member.row()[:10]) == member
 
 
 def test_of_two_queues_for_one_name_the_second_is_unused() -> None:
