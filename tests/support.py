@@ -28,8 +28,8 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     return wrapper
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
-    """Wait for a condition; fail with `what`."""
+async def until(condition: Callable[[], Any], what: str | Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for a condition; fail with `what`, or with what that answers then."""
 
     async def ask() -> Any:
         return condition()
@@ -37,11 +37,13 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = PATIEN
     await eventually(ask, what, seconds, pause=0.005)
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE, pause: float = 0.05) -> None:
+async def eventually(
+    ask: Callable[[], Awaitable[Any]], what: str | Callable[[], object], seconds: float = PATIENCE, pause: float = 0.05
+) -> None:
     """As `until`, where somebody has to be asked."""
     end = asyncio.get_running_loop().time() + seconds
     while not await ask():
-        assert asyncio.get_running_loop().time() < end, f"still not: {what}"
+        assert asyncio.get_running_loop().time() < end, f"still not: {what if isinstance(what, str) else what()}"
         await asyncio.sleep(pause)
 
 

@@ -1132,17 +1132,24 @@ def test_subscriptions_come_and_go_while_agents_do(
         renewing = asyncio.create_task(renew())
         await asyncio.gather(move(), *(work(guest) for guest in guests))
         domains = [_broker(agent).control.domain for agent in domain.agents.values()]
-        await until(lambda: all({one.id for one in known.subscriptions()} == set(kept) for known in domains), "what is kept", 2 * PATIENCE)
+
+        def differing() -> list[set[str]]:
+            return [others for known in domains if (others := {one.id for one in known.subscriptions()} ^ set(kept))]
+
+        await until(lambda: not differing(), lambda: f"what is kept, but for {differing()}", 2 * PATIENCE)
         await until(lambda: len({known.digest() for known in domains}) == 1, "all agents know the same")
         queues = {one.queue for one in domains[0].subscriptions()}
         if domain.dialect.declares:  # otherwise a queue is there when something is in it, or somebody there
             assert set(queues_of(domain.rabbit, domain.name, "sub.")) >= queues
 
+        others: list[str] = []
+
         async def no_other() -> bool:
-            return set(await queues_with(domain.broker, domain.name, "sub.")) <= queues
+            others[:] = set(await queues_with(domain.broker, domain.name, "sub.")) - queues
+            return not others
 
         # In less than the lease and a minute after which the broker deletes by itself what nobody uses.
-        await eventually(no_other, "the broker has no other queues", 2 * PATIENCE)
+        await eventually(no_other, lambda: f"the broker has no other queues, and these are {others}", 2 * PATIENCE)
         assert all({one.id for one in _broker(agent).subscriptions.all} == set(kept) for agent in domain.agents.values())
         renewing.cancel()
 

@@ -274,7 +274,13 @@ SETTINGS: Final = (
     Setting(
         "sandbox.workers", _count(1, 64), 2, "Processes for filters that are not provably cheap; started when one is needed.", "number"
     ),
-    Setting("sandbox.seconds", _seconds, 0.5, "Seconds of processor time that one evaluation in the sandbox may take.", "seconds"),
+    Setting(
+        "sandbox.seconds",
+        _seconds,
+        0.5,
+        "Seconds of processor time that one evaluation in the sandbox may take; ten times as long where it gets no processor.",
+        "seconds",
+    ),
     Setting("sandbox.memory", _count(2**24, 2**40), 256 * 2**20, "Bytes of memory that one evaluation in the sandbox may take.", "bytes"),
     Setting("idle_timeout", _seconds, 60.0, "Seconds of silence after which a connection is dropped.", "seconds"),
     Setting("status_interval", _seconds, 30.0, "Seconds between two NodeStatus events.", "seconds"),
