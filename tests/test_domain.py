@@ -357,6 +357,21 @@ async def test_a_queue_is_deleted_whose_agent_dies_before_it_is_subscribed_with(
     assert (await bert.call("subscribe", {"durable": "kept"}))["queue"] in queues_of(domain.rabbit, domain.name, "sub.bert.")
 
 
+@on("one", only="rabbitmq")
+async def test_a_queue_that_cannot_be_made_is_given_up(domain: Domain) -> None:
+    anna, broker = await domain.guest("anna"), _broker(domain.agents["one"])
+    make = broker.topology.make
+
+    async def fail(queue: str, terms: Any) -> None:
+        raise ClacksError("bus-overloaded")
+
+    broker.topology.make = fail
+    assert (await refused(anna.subscribe(durable="kept"))).code == "bus-overloaded"
+    broker.topology.make = make
+    assert (await anna.subscribe(durable="kept"))["queue"]
+    assert not any(member.making for member in broker.control.domain._state.members.values())
+
+
 @on("one", "two", only="rabbitmq")
 async def test_a_queue_that_the_broker_lost_is_made_again_for_whoever_subscribes(domain: Domain) -> None:
     """As with a young quorum queue after a crash: its subscription is in the log, and its owner could never receive again."""

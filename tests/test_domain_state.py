@@ -704,7 +704,7 @@ records = st.one_of(
         Subscribed, bys, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts, texts, texts, st.booleans(), numbers, whole,
         st.booleans(), st.floats(0, 1e9), st.booleans(),
     ),
-    st.builds(Making, bys, texts),
+    st.builds(Making, bys, texts, st.booleans()),
     st.builds(Unsubscribed, bys, texts, texts),
     st.builds(Suspended, bys, texts, st.lists(texts, max_size=3).map(tuple), texts),
     st.builds(Renewed, bys, st.lists(texts).map(tuple)),
@@ -922,6 +922,10 @@ def test_a_queue_that_its_maker_did_not_subscribe_with_is_unused_and_stays_so() 
     log.add(Making(log.by(), "r"))
     assert log.add(Announced(log.by("a", 2), -1))[:2] == [NodeLeft("a", 1, "superseded"), QueueUnused("r")]
     assert log.add(Making(stale := log.by("c"), "s")) == [Ignored(stale, "stale")]
+    log.add(Making(log.by("a", 2), "t"))
+    assert log.add(Making(log.by("a", 2), "t", given_up=True)) == [QueueUnused("t")]
+    assert log.add(Making(stale := log.by("a", 2), "t", given_up=True)) == [Ignored(stale, "stale")]
+    assert not any(member.making for member in log.state.members.values())
 
 
 def test_a_member_is_read_from_its_row_also_from_that_of_an_earlier_version() -> None:

@@ -58,10 +58,11 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """The writer is about to make a queue, for a subscription that it will write. The queue is nobody's until then."""
+    """The writer is about to make a queue, for a subscription that it will write, or has `given_up`. The queue is nobody's until then."""
 
     by: By
     queue: str
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,11 @@ class State:
 
     def _making(self, offset: int, record: Making) -> list[Change]:
         member = self.members.get(record.by[:2])
-        if member is None:
+        if member is None or (record.given_up and record.queue not in member.making):
             return [Ignored(record.by, "stale")]
+        if record.given_up:
+            member.making.remove(record.queue)
+            return [QueueUnused(record.queue)]
         member.making.add(record.queue)
         return [QueueComing(record.queue)]
 

@@ -127,6 +127,10 @@ class Control:
         subscription, whoever leads deletes the queue. Raises ClacksError bus-overloaded if the broker cannot be reached."""
         await self._written(Making(self.domain.by(), queue), queue)
 
+    def give_up(self, queue: str) -> None:
+        """The queue was not made, or nobody knows: no subscription will be written that has it."""
+        self._write(Making(self.domain.by(), queue, given_up=True))
+
     async def unsubscribe(self, id: str, reason: str) -> Change:  # noqa: A002
         """Write it, and wait until the log has it: whoever subscribes under the same name after that gets another subscription. Raises
         ClacksError bus-overloaded if the broker cannot be reached."""

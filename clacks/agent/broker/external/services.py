@@ -62,8 +62,8 @@ class Services:
         declared = broker.control.domain.named(user, name) is None
         made = declared and bool(durable) and broker.topology.deletes  # the broker deletes what is not durable, if nobody uses it
         if made:
-            await broker.control.making(queue)
-        if declared:  # before anything is routed to it
+            await self._make(queue, queue_terms)
+        elif declared:  # before anything is routed to it
             await broker.topology.make(queue, queue_terms)
         by = broker.control.domain.by()
         record = Subscribed(
@@ -79,6 +79,15 @@ class Services:
         if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
             await broker.restore(known, queue_terms)
         return {"id": known.id, "queue": known.queue, "lease": known.lease, "exclusive": not (known.lease or known.shared)}
+
+    async def _make(self, queue: str, terms: QueueTerms) -> None:
+        control = self._broker.control
+        try:
+            await control.making(queue)
+            await self._broker.topology.make(queue, terms)
+        except BaseException:
+            control.give_up(queue)
+            raise
 
     def _permit(self, user: str, event: str, durable: str) -> None:
         bus = self._broker.subscriptions.bus
