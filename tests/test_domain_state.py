@@ -52,7 +52,7 @@ from clacks.agent.domain import (
     encode,
 )
 from clacks.agent.domain.leases import BATCH, Leases
-from clacks.agent.domain.members import WINDOW, Member, Writer
+from clacks.agent.domain.members import WINDOW, Writer
 from clacks.agent.domain.state import State
 from clacks.common.errors import ClacksError
 
@@ -155,6 +155,7 @@ class World:
                 self.renewals[change.subscription.id] = self.time
                 assert change.subscription.queue not in self.unused, f"{change.subscription} has a queue that is deleted"
             elif isinstance(change, QueueUnused):
+                assert change.queue not in {one.queue for one in self.reference.subscriptions}, f"{change.queue} is in use"
                 self.unused.add(change.queue)
             if isinstance(change, SubscriptionRemoved):
                 self.unused.add(change.subscription.queue)
@@ -926,14 +927,6 @@ def test_a_queue_that_its_maker_did_not_subscribe_with_is_unused_and_stays_so() 
     assert log.add(Making(log.by("a", 2), "t", given_up=True)) == [QueueUnused("t")]
     assert log.add(Making(stale := log.by("a", 2), "t", given_up=True)) == [Ignored(stale, "stale")]
     assert not any(member.making for member in log.state.members.values())
-
-
-def test_a_member_is_read_from_its_row_also_from_that_of_an_earlier_version() -> None:
-    member = Member("a", 1, making={"q"})
-    member.serve(METHODS)
-    assert Member.from_row(*member.row()) == member
-    member.making.clear()
-    assert Member.from_row(*member.row()[:10]) == member
 
 
 def test_of_two_queues_for_one_name_the_second_is_unused() -> None:

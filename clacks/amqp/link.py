@@ -51,8 +51,7 @@ UNFINISHED_FACTOR: Final = 16
 # Deliveries that a peer may have without settling them. Each costs some 300 bytes in the engine; no client library grants more credit.
 UNSETTLED_LIMIT: Final = 10_000
 
-# Credit of a link of ours before anything has come; and with messages so large that the session has room for fewer, which some are then
-# on their way while others are read.
+# Credit of a link of ours before anything has come; and the least, however large messages are: some are on their way while others are read.
 FIRST: Final = 32
 FEWEST: Final = 4
 

@@ -354,6 +354,11 @@ class Domain:
             found.update({method.name: dict(method.extra) for method in one.methods if method.target == target})
         return dict(sorted(found.items()))
 
+    def makes(self, queue: str) -> bool:
+        """Whether this process is known to make it, and has not been taken for gone since."""
+        member = self._state.members.get(self._key) if self._state is not None else None
+        return member is not None and queue in member.making
+
     def subscription(self, id: str) -> Subscription | None:  # noqa: A002
         return self._state.subscriptions.by_id.get(id) if self._state is not None else None
 

@@ -115,5 +115,5 @@ class Member:
     def from_row(cls, *row: Any) -> Member:
         member = cls(*row[:9])
         member.serve(tuple(Method(target, name, extra) for target, name, extra in row[9]))
-        member.making.update(*row[10:])  # earlier versions wrote none
+        member.making.update(row[10])
         return member

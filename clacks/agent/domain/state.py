@@ -123,10 +123,13 @@ class State:
             return [self._decided(offset, record)]
         member = self.members.get(record.by[:2])
         if member is None or record.queue not in member.making:
-            return [Refused(record.id, "late", record.by), QueueUnused(record.queue)]
+            return [Refused(record.id, "late", record.by), *self._left_over(record)]
         member.making.remove(record.queue)
-        change = self._decided(offset, record)
-        return [change] if isinstance(change, SubscriptionAdded) else [change, QueueUnused(record.queue)]
+        return [self._decided(offset, record), *self._left_over(record)]
+
+    def _left_over(self, record: Subscribed) -> list[Change]:
+        used = any(one.queue == record.queue for one in self.subscriptions.of(record.user))
+        return [] if used else [QueueUnused(record.queue)]
 
     def _decided(self, offset: int, record: Subscribed) -> Change:
         table = self.subscriptions

@@ -67,8 +67,8 @@ from .ways import topology_on
 
 log = logging.getLogger("clacks.broker")
 
-# How long a queue whose subscription has ended is deleted again by whoever leads, in seconds: an agent that dies with it undone is found
-# in a lease, and a broker is back from a restart. So long its owner may ask why it is gone.
+# How long a queue that no subscription has (any more) is deleted again by whoever leads, in seconds: an agent that dies with it undone is
+# found in a lease, and a broker is back from a restart. So long its owner may ask why it is gone.
 DELETING: Final = 120.0
 _DURABLE: Final = header(None, durable=True)
 _LIVE: Final = header(None, durable=False)
@@ -307,7 +307,7 @@ class ExternalBroker:
             self._ended[change.subscription.queue] = _Ended(now() + DELETING)
             self.ends.note(change, now() + DELETING)
         elif isinstance(change, QueueUnused):
-            self._ended[change.queue] = _Ended(now() + DELETING)
+            self._ended[change.queue] = _Ended(now() + DELETING, self._later_on())  # somebody may be making it still
         elif isinstance(change, NodeLeft):
             self._left(change)
         elif isinstance(change, Superseded):
@@ -339,9 +339,13 @@ class ExternalBroker:
         one.stay = self.topology.stay(known.max_age, known.lease)
         return one
 
+    def _later_on(self) -> float:
+        """When what agents had under way with a queue is done."""
+        return now() + 2 * self.control.domain.timing.lease
+
     async def _deleting(self) -> None:
-        """Delete the queues of subscriptions that have ended. All agents remember them for a while, and the one that leads does it: the
-        next one does it again if that one has gone. Nobody else has a queue of the same name."""
+        """Delete the queues of subscriptions that have ended, and those that never had one. All agents remember them for a while, and the
+        one that leads does it: the next one does it again if that one has gone. Nobody else has a queue of the same name."""
         while True:
             await asyncio.sleep(TICK)
             self.ends.forget(now())
@@ -363,7 +367,7 @@ class ExternalBroker:
                         self._ended.pop(queue, None)
                         self._restored.discard(queue)
                     elif queue in self._ended:  # until then others may have sent there, and it is there again
-                        self._ended[queue] = end._replace(due=now() + 2 * self.control.domain.timing.lease)
+                        self._ended[queue] = end._replace(due=self._later_on())
 
     async def restore(self, known: Known, terms: QueueTerms) -> None:
         """Make the queue of a subscription again: the broker may have lost it, or somebody deleted it, and its owner alone knows its

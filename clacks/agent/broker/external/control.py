@@ -124,11 +124,14 @@ class Control:
 
     async def making(self, queue: str) -> None:
         """Write that a queue is about to be made here, and wait until the log has it: should this agent go before it has written the
-        subscription, whoever leads deletes the queue. Raises ClacksError bus-overloaded if the broker cannot be reached."""
+        subscription, whoever leads deletes the queue. Raises ClacksError bus-overloaded if the broker cannot be reached, or this agent is
+        taken for gone already."""
         await self._written(Making(self.domain.by(), queue), queue)
+        if not self.domain.makes(queue):
+            raise ClacksError("bus-overloaded")
 
     def give_up(self, queue: str) -> None:
-        """The queue was not made, or nobody knows: no subscription will be written that has it."""
+        """The queue was not made, or nobody knows: no subscription will be written that has it. If one was, this means nothing."""
         self._write(Making(self.domain.by(), queue, given_up=True))
 
     async def unsubscribe(self, id: str, reason: str) -> Change:  # noqa: A002

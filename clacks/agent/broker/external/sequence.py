@@ -402,12 +402,14 @@ class Numbering:
                 done = False
                 while not done and link.alive:
                     await link.drain(TRIMMED)
-                    done = len(taking.entries) < TRIMMED
-                    for number, entry, _ in taking.take():
+                    taken = taking.take()
+                    done = not taken  # the broker gives no more at a time than it has read from its disk
+                    for number, entry, _ in taken:
                         if entry.offset > base:
                             done = True
                         elif not done and not (entry.begins and entry.term == self._term):
                             link.settle(number, ACCEPTED)
+                    await asyncio.sleep(0)  # what is settled goes out before more is asked for, or the broker has no room for it
                 link.close()
 
     # --- amqp.LinkHandler ---

@@ -61,17 +61,22 @@ class Services:
         queue = broker.topology.spelled(subscription_queue(broker.domain, user, kind))
         declared = broker.control.domain.named(user, name) is None
         made = declared and bool(durable) and broker.topology.deletes  # the broker deletes what is not durable, if nobody uses it
-        if made:
-            await self._make(queue, queue_terms)
-        elif declared:  # before anything is routed to it
-            await broker.topology.make(queue, queue_terms)
-        by = broker.control.domain.by()
-        record = Subscribed(
-            by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
-            bool(shared), 0.0 if durable else broker.config.broker_lease, broker.config.durable_per_user if durable else 0, bool(replace),
-            age or 0.0, made,
-        )  # fmt: skip
-        change = await broker.control.subscribe(record)
+        try:
+            if made:
+                await broker.control.making(queue)
+            if declared:  # before anything is routed to it
+                await broker.topology.make(queue, queue_terms)
+            by = broker.control.domain.by()
+            lease, limit = (0.0, broker.config.durable_per_user) if durable else (broker.config.broker_lease, 0)
+            record = Subscribed(
+                by, f"{broker.config.node_id}-{by.incarnation:x}-{by.sequence:x}", user, queue, tuple(filters), event, address, name,
+                bool(shared), lease, limit, bool(replace), age or 0.0, made,
+            )  # fmt: skip
+            change = await broker.control.subscribe(record)
+        except BaseException:
+            if made:
+                broker.control.give_up(queue)
+            raise
         if isinstance(change, Refused):
             raise self._refused(change, record)
         assert isinstance(change, SubscriptionAdded | SubscriptionTaken | SubscriptionChanged)
@@ -79,15 +84,6 @@ class Services:
         if restore or (known.queue == queue and not declared):  # the one of this name has ended meanwhile
             await broker.restore(known, queue_terms)
         return {"id": known.id, "queue": known.queue, "lease": known.lease, "exclusive": not (known.lease or known.shared)}
-
-    async def _make(self, queue: str, terms: QueueTerms) -> None:
-        control = self._broker.control
-        try:
-            await control.making(queue)
-            await self._broker.topology.make(queue, terms)
-        except BaseException:
-            control.give_up(queue)
-            raise
 
     def _permit(self, user: str, event: str, durable: str) -> None:
         bus = self._broker.subscriptions.bus
