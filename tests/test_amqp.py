@@ -414,6 +414,33 @@ async def test_a_link_of_ours_asks_for_as_much_as_its_session_has_room_for() -> 
 
 
 @run
+async def test_what_is_not_settled_can_count_as_credit_that_is_not_used() -> None:
+    server = Server()
+    async with serving(server) as listener:
+        connection = await dialled(listener)
+        receiver = await connection.attach_receiver(Terminus("x"))
+        receiver.handler = end = End(None)
+        receiver.counts_unsettled = True
+        receiver.window = 10
+        sender = server.links[0]
+        assert isinstance(sender, Sender)
+
+        def sent() -> bool:
+            while sender.sendable:
+                sender.send(b"1")
+            return len(end.received) == 10 and receiver.unsettled == 10
+
+        await until(sent, "a window of them")
+        for number, _, _ in end.received[:4]:
+            receiver.settle(number, ACCEPTED)
+        await until(lambda: sender.unsettled == 6, "the peer knows")
+        assert not sender.sendable
+        receiver.settle(end.received[4][0], ACCEPTED)
+        await until(lambda: sender.credit == 5, "half of the window is free again")
+        await closed(connection)
+
+
+@run
 async def test_whoever_sends_more_than_its_credit_is_detached() -> None:
     server = Server(window=1, make_end=lambda: End(None))
     async with serving(server) as listener:

@@ -35,6 +35,7 @@ from clacks.cli.main import clacks as shell
 from clacks.cli.sendevent import send_event
 from clacks.common.components import AMQPEventConsumer, AMQPServiceProxy, Command
 from clacks.common.components.client import BusClient, Delivery, Keep, Subscription
+from clacks.common.components.links import WINDOW
 from clacks.common.components.terms import Wanted
 from clacks.common.errors import ClacksError
 from clacks.common.event import EventMaker
@@ -722,6 +723,25 @@ async def test_each_event_goes_to_one_of_those_who_share(bus: Bus) -> None:
             else:
                 streams[1].close()
                 await leave(publisher, keep.shared, streams[2], bus)
+        await until(lambda: not bus.subscriptions, "it is ended")
+
+
+@scene
+async def test_who_takes_none_of_its_events_has_a_window_of_them_and_no_more(bus: Bus) -> None:
+    for keep in (Keep(shared="live"), Keep(durable="kept", shared="kept")):
+        async with AsyncExitStack() as stack:
+            publisher, *clients = [await stack.enter_async_context(BusClient(bus.url("anna"))) for _ in range(3)]
+            stuck, busy = [await client.events(BUSY, keep=keep).open() for client in clients]
+            got = asyncio.get_running_loop().create_task(callers(busy, 500 - WINDOW))
+            for number in range(500):
+                await publisher.send(phone(number))
+            await got
+            assert 0 < stuck._queue.qsize() <= WINDOW
+            if keep.durable:
+                assert await publisher.call("deleteSubscription", keep.durable, None, True) is True
+            else:
+                stuck.close()
+                await leave(publisher, keep.shared, busy, bus)
         await until(lambda: not bus.subscriptions, "it is ended")
 
 

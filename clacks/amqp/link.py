@@ -278,7 +278,8 @@ class Sender(Link):
 
 
 class Receiver(Link):
-    """A link that we receive on. Credit is topped up to `window` whenever half of it is used; a window of 0 stops the peer.
+    """A link that we receive on. Credit is topped up to `window` whenever half of it is used; a window of 0 stops the peer. With
+    `counts_unsettled`, what we have not settled counts as credit that is not used yet: no more than `window` is ever ahead of us.
 
     One that we attach ourselves asks for no more than the session has room for (2.5.6), by the size of what came last, and for FIRST
     before anything has come: a peer may write all that it has credit for into its memory, where we read slowly, and ActiveMQ does.
@@ -292,6 +293,7 @@ class Receiver(Link):
         self._scratch = connection.scratch
         self._partial: bytearray | None = None
         self.paused = False
+        self.counts_unsettled = False
         self._discarded = 0
         self._window = self._ahead = self._half = 0
         self._fitting = FIRST
@@ -367,6 +369,8 @@ class Receiver(Link):
         if self._settles_first:
             del self._unsettled[number]
             _settle(delivery)
+            if self.counts_unsettled:
+                self._top_up()
         else:
             self._answered[delivery] = number
         connection = self.connection
@@ -487,11 +491,12 @@ class Receiver(Link):
             self._top_up()
 
     def _top_up(self) -> None:
-        if self._credit > self._half:
+        unused = self._credit + len(self._unsettled) if self.counts_unsettled else self._credit
+        if unused > self._half:
             return
         if self._measured < self._numbers:
             self._measure()
-        missing = self._ahead - self._credit
+        missing = self._ahead - unused
         if missing > 0 and (self._settles_first or len(self._unsettled) < UNSETTLED_LIMIT):
             lib.pn_link_flow(self._pointer, missing)
             self._credit += missing

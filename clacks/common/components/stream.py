@@ -21,7 +21,7 @@ class EventStream:
     def __init__(self, route: Callable[[], Awaitable[Route]], wanted: Wanted, *, accepts: bool = True) -> None:
         """Without `accepts` every event is given back in the end."""
         self._queue: asyncio.Queue[Delivery | ClacksError] = asyncio.Queue()
-        self._subscription = Subscription(route, wanted, self._queue.put_nowait)
+        self._subscription = Subscription(route, wanted, self._queue.put_nowait, settles=accepts)
         self._accepts = accepts
         self._keeper: asyncio.Task[None] | None = None
         self._current: Delivery | None = None

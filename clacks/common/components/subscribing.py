@@ -44,9 +44,12 @@ class Delivery:
 class Subscription(LinkUser):
     """A link that events come in on, attached again whenever it is lost. Each event goes to `deliver`, in its order."""
 
-    def __init__(self, route: Callable[[], Awaitable[Route]], wanted: Wanted, deliver: Callable[[Delivery], None]) -> None:
-        """`route` gives the way there is at the moment, or raises ClacksError."""
-        self._find_route, self._wanted, self._deliver = route, wanted, deliver
+    def __init__(
+        self, route: Callable[[], Awaitable[Route]], wanted: Wanted, deliver: Callable[[Delivery], None], *, settles: bool = True
+    ) -> None:
+        """`route` gives the way there is at the moment, or raises ClacksError. Whoever `settles` has no more than WINDOW events ahead; the
+        others have them all."""
+        self._find_route, self._wanted, self._deliver, self._settles = route, wanted, deliver, settles
         self._lost: asyncio.Event = asyncio.Event()
         self._reason: Condition | None = None
         self._route: Route | None = None
@@ -59,6 +62,7 @@ class Subscription(LinkUser):
         self._link = None
         self._link = await self._route.attach(self._wanted, self)
         if self._link.alive:
+            self._link.counts_unsettled = self._settles
             self._link.window = WINDOW
         else:
             self._lost.set()
